@@ -1,0 +1,2 @@
+//! A placeholder until the node is wired.
+fn main() {}

@@ -1,0 +1,2 @@
+//! A placeholder until the operator is wired.
+fn main() {}
