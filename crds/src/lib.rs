@@ -1,1 +1,19 @@
-//! CacheCluster.
+//! The `CacheCluster` resource of `gannet.dev`: types, schema, defaults and validation rules.
+//!
+//! The Rust types are the source; `cachecluster.yaml` beside this crate and the chart's CRD template are generated from
+//! them by `cargo run -p gannet-crds`, and a test fails when either is stale.
+
+mod generate;
+mod pod_template;
+mod spec;
+mod status;
+
+pub use generate::{chart_template, crd_yaml};
+pub use pod_template::PodTemplate;
+pub use spec::{
+    CacheCluster, CacheClusterSpec, CacheSpec, DisruptionSpec, Eviction, NodeSpec, RolloutSpec, TemplatePolicy,
+};
+pub use status::{CacheClusterStatus, PodStatus, condition};
+
+/// The API group.
+pub const GROUP: &str = "gannet.dev";

@@ -19,7 +19,9 @@ pub struct Budget {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BudgetError {
     /// What remains for items is too small for the largest item.
-    #[error("memory {limit} leaves {cache} for items after {reserve} for the process and {buffers} for connections, and the largest item is {max_item_size}: at least {needed} is needed; raise the memory, or lower maxItemSize or maxConnections")]
+    #[error(
+        "memory {limit} leaves {cache} for items after {reserve} for the process and {buffers} for connections, and the largest item is {max_item_size}: at least {needed} is needed; raise the memory, or lower maxItemSize or maxConnections"
+    )]
     TooSmall {
         /// The container's limit.
         limit: Bytes,
@@ -54,7 +56,12 @@ impl Budget {
     ///
     /// # Errors
     /// [`BudgetError::TooSmall`] where less than eight of the largest items, or less than 8 MiB, would fit.
-    pub fn divide(limit: Bytes, workers: u16, max_connections: u32, max_item_size: Bytes) -> Result<Budget, BudgetError> {
+    pub fn divide(
+        limit: Bytes,
+        workers: u16,
+        max_connections: u32,
+        max_item_size: Bytes,
+    ) -> Result<Budget, BudgetError> {
         let smallest = SMALLEST_CACHE.max(LARGEST_ITEMS * max_item_size.0);
         let fixed = PROCESS + WORKER * u64::from(workers) + CONNECTION * u64::from(max_connections);
         let reserve = fixed + limit.0 / SLACK_SHARE;
@@ -117,7 +124,9 @@ mod tests {
     #[test]
     fn what_is_said_to_be_needed_is_enough() {
         for (connections, item) in [(1, 1), (1024, 1), (10_000, 1), (1_000_000, 1), (10_000, 128)] {
-            let Err(BudgetError::TooSmall { needed, .. }) = divide(16, connections, item) else { panic!("16Mi accepted") };
+            let Err(BudgetError::TooSmall { needed, .. }) = divide(16, connections, item) else {
+                panic!("16Mi accepted")
+            };
             assert!(divide(needed.0 >> 20, connections, item).is_ok(), "{needed} for {connections} and {item}Mi");
         }
     }

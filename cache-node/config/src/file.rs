@@ -119,7 +119,9 @@ pub enum ConfigError {
     #[error("{0}")]
     Syntax(#[from] serde_yaml::Error),
     /// A file of a version that this build does not read.
-    #[error("line {line}: version: {found} is not one that this build reads ({OLDEST_VERSION} to {NEWEST_VERSION}); use a cache-node image that matches the file")]
+    #[error(
+        "line {line}: version: {found} is not one that this build reads ({OLDEST_VERSION} to {NEWEST_VERSION}); use a cache-node image that matches the file"
+    )]
     Version {
         /// The version in the file.
         found: u32,
@@ -264,6 +266,8 @@ mod tests {
     #[test]
     fn a_newer_version_is_refused_as_such() {
         let text = format!("version: {}\nfromTheFuture: true\n", NEWEST_VERSION + 1);
-        assert!(matches!(Config::parse(&text), Err(ConfigError::Version { found, line: 1 }) if found == NEWEST_VERSION + 1));
+        assert!(
+            matches!(Config::parse(&text), Err(ConfigError::Version { found, line: 1 }) if found == NEWEST_VERSION + 1)
+        );
     }
 }

@@ -18,7 +18,9 @@ pub struct Duration(pub time::Duration);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// Not a quantity of bytes.
-    #[error("\"{0}\" is not a size: write a whole number with one of Ki, Mi, Gi, Ti, k, M, G, T or nothing behind it, as in 64Mi")]
+    #[error(
+        "\"{0}\" is not a size: write a whole number with one of Ki, Mi, Gi, Ti, k, M, G, T or nothing behind it, as in 64Mi"
+    )]
     Size(String),
     /// Not a duration.
     #[error("\"{0}\" is not a duration: write numbers with ms, s, m or h behind them, as in 5m or 1h30m")]
