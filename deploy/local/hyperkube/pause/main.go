@@ -1,0 +1,15 @@
+// pause is the first process of every pod: it holds the pod's namespaces until it is told to stop. It never has a
+// child (the cluster's pods share no process namespace), so there is nothing for it to reap.
+package main
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGINT, syscall.SIGTERM)
+	<-stop
+}

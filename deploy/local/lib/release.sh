@@ -1,0 +1,126 @@
+# shellcheck shell=bash
+# What goes into a cluster: the Helm chart, the sample CacheCluster, and an ordinary client that uses it. The cluster
+# is the local one, or with CONTEXT set another one that kubectl and helm know by that name.
+
+CHART=$REPOSITORY/charts/gannet
+DEMO=$REPOSITORY/deploy/samples/demo.yaml
+PORT=11211
+READY_SECONDS=240
+
+CONTEXT=${CONTEXT:-}
+HELM_ARGUMENTS=() # from the command line, for the chart
+
+cluster_kubectl() { if [ -n "$CONTEXT" ]; then "$(program kubectl)" --context "$CONTEXT" "$@"; else kubectl "$@"; fi; }
+cluster_helm() {
+  if [ -n "$CONTEXT" ]; then "$(program helm)" --kube-context "$CONTEXT" "$@"; else "$LOCAL/helm" "$@"; fi
+}
+
+program() { command -v "$1" || echo "$(kubernetes_folder)/bin/$1"; } # one that is installed, or ours
+
+# The release carries the hash of what it was made from as a label: whether there is anything to do is asked of the
+# cluster, not remembered.
+install_chart() {
+  local sources
+  sources=$(release_sources)
+  if [ -n "$(cluster_helm list --namespace "$NAMESPACE" --deployed --selector "sources=$sources" --short 2>/dev/null)" ]; then
+    remark "unchanged"
+    return
+  fi
+  cluster_helm upgrade --install gannet "$CHART" --namespace "$NAMESPACE" --create-namespace \
+    --labels "sources=$sources" --wait --timeout "${READY_SECONDS}s" "${HELM_ARGUMENTS[@]}" || {
+    explain_operator
+    return 1
+  }
+  remark "$(cluster_helm list --namespace "$NAMESPACE" | awk '$1 == "gannet" {print "revision " $3}')"
+}
+
+release_sources() {
+  {
+    find "$CHART" -type f -print0 | sort -z | xargs -0 sha256sum
+    echo "${HELM_ARGUMENTS[@]}"
+  } | sha256sum | cut -c1-16
+}
+
+explain_operator() {
+  cluster_kubectl --namespace "$NAMESPACE" get pods -o wide
+  cluster_kubectl --namespace "$NAMESPACE" get events --sort-by=.lastTimestamp | tail -n 10
+  cluster_kubectl --namespace "$NAMESPACE" logs --all-containers --prefix --tail 5 --selector app.kubernetes.io/name=gannet
+}
+
+# A rebuilt image keeps its tag, so nothing in the cluster asks for it: what runs the old one is restarted.
+restart_operator() {
+  cluster_kubectl --namespace "$NAMESPACE" rollout restart deployment
+  cluster_kubectl --namespace "$NAMESPACE" rollout status deployment --timeout "${READY_SECONDS}s"
+}
+
+restart_demo() {
+  local pod
+  for pod in $(demo_pods); do
+    cluster_kubectl delete pod "$pod"
+    demo_ready
+  done
+}
+
+apply_demo() { remark "$(cluster_kubectl apply -f "$DEMO" | tail -n 1)"; }
+
+demo_ready() {
+  cluster_kubectl wait --for=condition=Ready cachecluster/demo --timeout "${READY_SECONDS}s" || {
+    cluster_kubectl describe cachecluster demo
+    cluster_kubectl get pods -o wide
+    return 1
+  }
+}
+
+demo_replicas() { cluster_kubectl get statefulset demo -o jsonpath='{.status.readyReplicas}/{.spec.replicas}'; }
+
+demo_pods() { # their names, in order
+  local count
+  count=$(cluster_kubectl get statefulset demo -o jsonpath='{.spec.replicas}')
+  seq -f 'demo-%g' 0 $((count - 1))
+}
+
+prepare_client() {
+  local folder
+  folder=$(client_folder)
+  if [ -x "$folder/bin/python" ]; then
+    remark "built before"
+    return
+  fi
+  rm -rf "$folder"
+  python3 -m venv "$folder"
+  "$folder/bin/pip" install --quiet --disable-pip-version-check --requirement "$LOCAL/client/requirements.txt" || {
+    rm -rf "$folder"
+    return 1
+  }
+}
+
+client_folder() { echo "$GANNET_CACHE/client-$(sha256sum <"$LOCAL/client/requirements.txt" | cut -c1-16)"; }
+
+use_demo() {
+  if [ -n "$CONTEXT" ]; then use_demo_through_port_forward; else use_demo_by_names; fi
+}
+
+use_demo_by_names() {
+  local service pod addresses=()
+  service=$(cluster_kubectl get statefulset demo -o jsonpath='{.spec.serviceName}')
+  for pod in $(demo_pods); do addresses+=("$pod.$service.default.svc.cluster.local:$PORT"); done
+  "$LOCAL/exec" -- "$(client_folder)/bin/python" "$LOCAL/client/set_and_get.py" "${addresses[@]}"
+}
+
+# Another cluster's pods have no address here: one of them is reached through the API server.
+use_demo_through_port_forward() {
+  local output port forwarding
+  output=$(mktemp)
+  cluster_kubectl port-forward pod/demo-0 ":$PORT" >"$output" 2>&1 &
+  forwarding=$!
+  # shellcheck disable=SC2064
+  trap "kill $forwarding; rm -f $output" EXIT
+  port=
+  for _ in {1..100}; do
+    port=$(sed -n 's/^Forwarding from 127.0.0.1:\([0-9]*\) .*/\1/p' "$output")
+    [ -z "$port" ] || break
+    sleep 0.1
+  done
+  [ -n "$port" ] || fail "kubectl port-forward to pod/demo-0 did not come up: $(cat "$output")"
+  "$(client_folder)/bin/python" "$LOCAL/client/set_and_get.py" "127.0.0.1:$port"
+}

@@ -1,0 +1,73 @@
+# shellcheck shell=bash
+# Steps: what a long command is doing, how long it took, and where to look when it failed.
+
+STEP_LOGS=$GANNET_CACHE/logs/$GANNET_BED
+STEP_FAILED_LINES=25
+STEP_PID=
+
+# The step has a process group of its own: Ctrl-C reaches all of a build, and never what a step leaves running.
+end_step() { [ -z "$STEP_PID" ] || kill -TERM -- "-$STEP_PID" 2>/dev/null || true; }
+trap 'end_step; exit 130' INT
+trap 'end_step; exit 143' TERM HUP
+
+step() { # step TITLE FUNCTION ARGUMENTS...: runs FUNCTION; on failure prints the end of its log and exits
+  local title=$1 log start state=0
+  shift
+  log=$STEP_LOGS/$(tr -cs 'a-zA-Z0-9' - <<<"$title" | sed 's/-*$//').log
+  mkdir -p "$STEP_LOGS"
+  # A step in the background must not be asked for a password by sudo: ask now, in the foreground.
+  [ "$EUID" = 0 ] || ! command -v sudo >/dev/null || sudo -v
+  start=$EPOCHREALTIME
+  set -m
+  (
+    set -euo pipefail
+    "$@"
+  ) </dev/null >"$log" 2>&1 &
+  STEP_PID=$!
+  set +m
+  show_progress "$title" "$log"
+  wait "$STEP_PID" || state=$?
+  STEP_PID=
+  clear_progress
+  if [ $state != 0 ]; then
+    printf '%s  %s: failed. The end of %s:\n' "$(elapsed "$start")" "$title" "$log" >&2
+    tail -n $STEP_FAILED_LINES "$log" | sed 's/^/    /' >&2
+    exit 1
+  fi
+  printf '%s  %s%s\n' "$(elapsed "$start")" "$title" "$(step_remark "$log")"
+}
+
+remark() { printf 'remark: %s\n' "$*"; } # in a step: a word that is shown beside its title when it is done
+
+step_remark() { sed -n 's/^remark: /: /p' "$1" | tail -n 1; }
+
+elapsed() { # seconds since $1 (an EPOCHREALTIME), one decimal
+  local microseconds=$((${EPOCHREALTIME/[.,]/} - ${1/[.,]/}))
+  printf '%5d.%d s' $((microseconds / 1000000)) $((microseconds / 100000 % 10))
+}
+
+show_progress() { # until the step ends: on a terminal one line that lives, elsewhere a line every half minute
+  local title=$1 log=$2 seconds=0 last
+  while kill -0 "$STEP_PID" 2>/dev/null; do
+    # The first second in short pauses: most steps are shorter.
+    if [ $seconds = 0 ]; then wait_shortly && break; else sleep 1; fi
+    seconds=$((seconds + 1))
+    last=$(tail -c 400 "$log" | tr '\r\t' '\n ' | grep -v '^ *$' | tail -n 1 || true)
+    if [ -t 1 ]; then
+      printf '\r\033[K%5d   s  %s  \033[2m%.*s\033[0m' $seconds "$title" $(("${COLUMNS:-100}" - ${#title} - 14)) "$last"
+    elif [ $((seconds % 30)) = 0 ]; then
+      printf '%5d   s  %s ... %.80s\n' $seconds "$title" "$last"
+    fi
+  done
+}
+
+wait_shortly() { # a second in tenths; success as soon as the step has ended
+  local _
+  for _ in {1..10}; do
+    kill -0 "$STEP_PID" 2>/dev/null || return 0
+    sleep 0.1
+  done
+  return 1
+}
+
+clear_progress() { [ ! -t 1 ] || printf '\r\033[K'; }
