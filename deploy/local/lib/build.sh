@@ -11,6 +11,7 @@ kubernetes_folder() { # the cache's folder for these sources and this compiler
   hash=$(cd "$KUBERNETES_SOURCES" && {
     go env GOVERSION GOARCH
     cat go.mod go.sum main.go pause/main.go
+    declare -f version_flags # its result is in the program
   } | sha256sum | cut -c1-16)
   echo "$GANNET_CACHE/kubernetes-$hash"
 }
@@ -25,8 +26,11 @@ build_kubernetes() { # build_kubernetes FOLDER
   building=$(mktemp -d "$GANNET_CACHE/building.XXXXXX")
   mkdir "$building/bin"
   # -v: the packages' names are the progress that the step shows.
-  (cd "$KUBERNETES_SOURCES" && CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -v -trimpath -ldflags '-s -w' \
-    -o "$building/bin/" . ./pause helm.sh/helm/v3/cmd/helm)
+  (
+    cd "$KUBERNETES_SOURCES"
+    export CGO_ENABLED=0 GOFLAGS=-mod=readonly
+    go build -v -trimpath -ldflags "-s -w $(version_flags)" -o "$building/bin/" . ./pause helm.sh/helm/v3/cmd/helm
+  )
   for component in kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl coredns; do
     ln -s hyperkube "$building/bin/$component"
   done
@@ -34,6 +38,13 @@ build_kubernetes() { # build_kubernetes FOLDER
   build_image "$building" pause localhost/pause:1 "$building/pause.tar"
   rm -rf "$folder"
   mv "$building" "$folder"
+}
+
+# Kubernetes learns its version from its own build scripts; charts refuse a cluster that does not know its version.
+version_flags() {
+  local version package=k8s.io/component-base/version
+  version=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
+  echo "-X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=$(cut -d. -f2 <<<"$version") -X $package.gitTreeState=clean"
 }
 
 build_binaries() {
@@ -71,6 +82,9 @@ build_image() { # build_image CONTEXT TARGET NAME ARCHIVE
   as_root bash -euc '
     storage=$1 context=$2 target=$3 name=$4 archive=$5 dockerfile=$6
     trap "rm -rf --one-file-system \"$storage\"" EXIT
+    # Without a word about networks, buildah makes /etc/cni for those that it could start.
+    printf "[network]\nnetwork_config_dir = \"%s\"\n" "$storage/networks" >"$storage/containers.conf"
+    export CONTAINERS_CONF=$storage/containers.conf
     options=(--root "$storage/root" --runroot "$storage/run" --storage-driver vfs)
     # A fixed time: the same program gives the same image.
     buildah "${options[@]}" bud --isolation chroot --timestamp 0 --target "$target" -f "$dockerfile" -t "$name" "$context"

@@ -43,10 +43,11 @@ create_cgroup_in() { # create_cgroup_in HIERARCHY PATH
   done
 }
 
+# Of every mounted hierarchy: where both versions are mounted, runc makes cgroups in the v2 one too.
 remove_cgroups() {
   local root
-  for root in "${CGROUP_ROOTS[@]}"; do
-    [ ! -d "$root/$BED" ] || find "$root/$BED" -depth -type d -exec rmdir {} + || true
+  for root in $(awk '$3 ~ /^cgroup2?$/ {print $2}' /proc/mounts); do
+    [ ! -d "$root/$BED" ] || find "$root/$BED" -depth -type d -exec rmdir {} +
   done
 }
 
@@ -61,14 +62,19 @@ lookup_root() {
 LOOKUP=$(lookup_root)
 
 start_component() { # start_component NAME COMMAND...: in the background, in its cgroup, its output in the bed's logs
-  local name=$1 root
+  local name=$1
   shift
-  create_cgroup "$BED/components/$name"
   (
-    for root in "${CGROUP_ROOTS[@]}"; do echo "$BASHPID" >"$root/$BED/components/$name/cgroup.procs"; done
+    join_cgroup "components/$name"
     # Nothing of the caller's is kept: its lock (descriptor 9) would be held for as long as the component lives.
     exec setsid "$@" </dev/null >>"$STATE/logs/$name.log" 2>&1 9>&-
   ) &
+}
+
+join_cgroup() { # join_cgroup PATH: the calling shell, into a cgroup below the bed's
+  local root
+  create_cgroup "$BED/$1"
+  for root in "${CGROUP_ROOTS[@]}"; do echo "$BASHPID" >"$root/$BED/$1/cgroup.procs"; done
 }
 
 component_pids() { cat "$LOOKUP/$BED/components/$1/cgroup.procs" 2>/dev/null || true; }
