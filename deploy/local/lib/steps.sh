@@ -4,16 +4,25 @@
 STEP_LOGS=$GANNET_CACHE/logs/$GANNET_BED
 STEP_FAILED_LINES=25
 STEP_PID=
+STEP_LOG= # of the last step
 
 # The step has a process group of its own: Ctrl-C reaches all of a build, and never what a step leaves running.
-end_step() { [ -z "$STEP_PID" ] || kill -TERM -- "-$STEP_PID" 2>/dev/null || true; }
-trap 'end_step; exit 130' INT
-trap 'end_step; exit 143' TERM HUP
+stop_step() { [ -z "$STEP_PID" ] || kill -TERM -- "-$STEP_PID" 2>/dev/null || true; }
+trap 'stop_step; exit 130' INT
+trap 'stop_step; exit 143' TERM HUP
 
 step() { # step TITLE FUNCTION ARGUMENTS...: runs FUNCTION; on failure prints the end of its log and exits
-  local title=$1 log start state=0
+  try_step "$@"
+  [ "$STEP_STATE" = 0 ] || exit 1
+}
+
+# The same, but what a failure means is for the caller to decide, by STEP_STATE. Not by its result: where bash looks at a
+# function's result (if, ||), it ignores errors everywhere in it, and the step would go on after its first one.
+try_step() {
+  local title=$1 start
   shift
-  log=$STEP_LOGS/$(tr -cs 'a-zA-Z0-9' - <<<"$title" | sed 's/-*$//').log
+  STEP_STATE=0
+  STEP_LOG=$STEP_LOGS/$(tr -cs 'a-zA-Z0-9' - <<<"$title" | sed 's/-*$//').log
   mkdir -p "$STEP_LOGS"
   # A step in the background must not be asked for a password by sudo: ask now, in the foreground.
   [ "$EUID" = 0 ] || ! command -v sudo >/dev/null || sudo -v
@@ -22,19 +31,19 @@ step() { # step TITLE FUNCTION ARGUMENTS...: runs FUNCTION; on failure prints th
   (
     set -euo pipefail
     "$@"
-  ) </dev/null >"$log" 2>&1 &
+  ) </dev/null >"$STEP_LOG" 2>&1 &
   STEP_PID=$!
   set +m
-  show_progress "$title" "$log"
-  wait "$STEP_PID" || state=$?
+  show_progress "$title" "$STEP_LOG"
+  wait "$STEP_PID" || STEP_STATE=$?
   STEP_PID=
   clear_progress
-  if [ $state != 0 ]; then
-    printf '%s  %s: failed. The end of %s:\n' "$(elapsed "$start")" "$title" "$log" >&2
-    tail -n $STEP_FAILED_LINES "$log" | sed 's/^/    /' >&2
-    exit 1
+  if [ "$STEP_STATE" != 0 ]; then
+    printf '%s  %s: failed. The end of %s:\n' "$(elapsed "$start")" "$title" "$STEP_LOG" >&2
+    tail -n "$STEP_FAILED_LINES" "$STEP_LOG" | sed 's/^/    /' >&2
+    return
   fi
-  printf '%s  %s%s\n' "$(elapsed "$start")" "$title" "$(step_remark "$log")"
+  printf '%s  %s%s\n' "$(elapsed "$start")" "$title" "$(step_remark "$STEP_LOG")"
 }
 
 remark() { printf 'remark: %s\n' "$*"; } # in a step: a word that is shown beside its title when it is done
