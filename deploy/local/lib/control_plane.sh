@@ -72,7 +72,7 @@ start_control_plane() {
     --service-account-issuer=https://kubernetes.default.svc --service-cluster-ip-range=$SERVICE_NETWORK \
     --authorization-mode=Node,RBAC --allow-privileged=true \
     --kubelet-client-certificate="$pki/admin.crt" --kubelet-client-key="$pki/admin.key" --kubelet-preferred-address-types=InternalIP
-  wait_until $START_SECONDS "the API server" kubectl get --raw /readyz
+  wait_until "$START_SECONDS" "the API server" kubectl get --raw /readyz
   start_in_network kube-controller-manager "$STATE/bin/kube-controller-manager" --kubeconfig="$KUBECONFIG_FILE" \
     --leader-elect=false --use-service-account-credentials --service-account-private-key-file="$pki/sa.key" \
     --root-ca-file="$pki/ca.crt" --cluster-signing-cert-file="$pki/ca.crt" --cluster-signing-key-file="$pki/ca.key" \

@@ -95,23 +95,33 @@ volumePluginDir: $folder/volumeplugins
 END
 }
 
-# Folders whose paths containerd, CNI and the kubelet have built in: every node gets its own, and the machine's are not
-# touched. All are mount points only.
-PRIVATE_FOLDERS=(/run/containerd /var/lib/cni /var/lib/kubelet /var/log)
+# containerd, CNI and the kubelet have paths below /run, /var/lib and /var/log built in. Every node gets its own of these
+# three, empty but for the bed's folder, so nothing of a node is seen, shared or left on the machine.
+node_namespaces() { # node_namespaces NAME: what runs in them first
+  cat <<END
+hostname $1
+mount -t tmpfs $BED /run
+mkdir /run/bed
+mount --bind $STATE /run/bed
+mount -t tmpfs $BED /var/log
+mount -t tmpfs $BED /var/lib
+mkdir -p $STATE /var/lib/cni /var/lib/kubelet
+mount --move /run/bed $STATE
+touch $STATE/$1/namespaces
+exec sleep infinity
+END
+}
 
 start_node() { # start_node INDEX
   local name=node$1
-  start_component "$name-namespaces" unshare --mount --uts --propagation private nsenter --net="/run/netns/$BED-$1" bash -euc "
-    hostname $name
-    for folder in ${PRIVATE_FOLDERS[*]}; do mkdir -p \$folder; mount -t tmpfs $BED \$folder; done
-    touch $STATE/$name/namespaces
-    exec sleep infinity"
-  wait_until $START_SECONDS "the namespaces of $name" test -e "$STATE/$name/namespaces"
+  start_component "$name-namespaces" unshare --mount --uts --propagation private nsenter --net="/run/netns/$BED-$1" \
+    bash -euc "$(node_namespaces "$name")"
+  wait_until "$START_SECONDS" "the namespaces of $name" test -e "$STATE/$name/namespaces"
   start_in_node "$1" containerd containerd -c "$STATE/$name/containerd.toml"
-  wait_until $START_SECONDS "containerd of $name" ctr -a "$STATE/$name/cri.sock" version
+  wait_until "$START_SECONDS" "containerd of $name" ctr -a "$STATE/$name/cri.sock" version
   import_image "$1" "$STATE/images/pause.tar"
   start_in_node "$1" kube-proxy "$STATE/bin/kube-proxy" --kubeconfig="$KUBECONFIG_FILE" --hostname-override="$name" \
-    --cluster-cidr=$POD_NETWORK --proxy-mode=nftables --conntrack-max-per-core=0
+    --cluster-cidr="$POD_NETWORK" --proxy-mode=nftables --conntrack-max-per-core=0
   start_kubelet "$1"
 }
 
