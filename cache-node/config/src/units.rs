@@ -6,7 +6,8 @@ use std::time;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A number of bytes, written as a Kubernetes quantity (`64Mi`, `1G`, `1048576`).
+/// A number of bytes, written as a Kubernetes quantity (`64Mi`, `1G`, `1048576`), in the form that the API server itself
+/// would give it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bytes(pub u64);
 
@@ -52,7 +53,8 @@ impl FromStr for Bytes {
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match BINARY_UNITS.iter().find(|(_, unit)| self.0 != 0 && self.0.is_multiple_of(*unit)) {
+        let mut units = BINARY_UNITS.iter().chain(&DECIMAL_UNITS);
+        match units.find(|(_, unit)| self.0 != 0 && self.0.is_multiple_of(*unit)) {
             Some((suffix, unit)) => write!(f, "{}{suffix}", self.0 / unit),
             None => write!(f, "{}", self.0),
         }
@@ -153,6 +155,7 @@ mod tests {
         }
         assert_eq!(Bytes(64 << 20).to_string(), "64Mi");
         assert_eq!(Bytes(1500).to_string(), "1500");
+        assert_eq!(Bytes(2_000_000_000).to_string(), "2G");
     }
 
     #[test]

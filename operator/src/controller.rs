@@ -1,0 +1,290 @@
+//! Watches, and the reconcile pipeline: observe, parse, decide, build, apply, report.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::join_all;
+use gannet_crds::{CacheCluster, CacheClusterStatus};
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{Patch, PatchParams};
+use kube::core::{DeserializeGuard, NamespaceResourceScope};
+use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::{Predicate, PredicateConfig, WatchStreamExt, predicates, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde_json::json;
+use tokio::sync::watch;
+use tracing::{debug, error, warn};
+
+use crate::apply::{self, FIELD_MANAGER};
+use crate::cluster::Cluster;
+use crate::desired;
+use crate::desired::labels::MANAGED_BY;
+use crate::metrics::Metrics;
+use crate::observe::{self, ObserveError, Observed};
+use crate::report::{self, Outcome, Report};
+use crate::revision::{Defaults, RevisionError};
+use crate::rollout::{self, Decision, Progress};
+
+/// CacheClusters that are reconciled at once.
+const CONCURRENCY: u16 = 8;
+/// Changes that come this close together are one reconcile.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// How soon a cluster is looked at again though nothing was seen to change: while it is on its way, while it serves,
+/// and where it has no pods that could tell anything new.
+const AGAIN_UNDERWAY: Duration = Duration::from_secs(5);
+const AGAIN_SERVING: Duration = Duration::from_secs(30);
+const AGAIN_EMPTY: Duration = Duration::from_secs(300);
+/// After a failure: doubled with every further one, up to the last.
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+const BACKOFF_LAST: Duration = Duration::from_secs(300);
+
+/// A resource that may be unreadable: one bad object must not end the watch of all others.
+type Guarded = DeserializeGuard<CacheCluster>;
+
+/// What every reconcile works with.
+pub struct Context {
+    client: Client,
+    defaults: Defaults,
+    metrics: Metrics,
+    reporter: Reporter,
+    /// Failures in a row, by object: each backs off by itself.
+    failures: Mutex<HashMap<String, u32>>,
+}
+
+/// A reconcile that did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+    #[error(transparent)]
+    Revision(#[from] RevisionError),
+    #[error(transparent)]
+    Apply(#[from] apply::ApplyError),
+    #[error("cannot write the status: {0}")]
+    Status(#[source] kube::Error),
+}
+
+impl Context {
+    pub fn new(client: Client, defaults: Defaults, metrics: Metrics, identity: &str) -> Context {
+        let reporter = Reporter { controller: MANAGED_BY.to_owned(), instance: Some(identity.to_owned()) };
+        Context { client, defaults, metrics, reporter, failures: Mutex::default() }
+    }
+}
+
+/// Watches the given namespaces, all where there are none, and reconciles until `stop` says so. Reconciles that have
+/// begun then end first.
+pub async fn run(context: Arc<Context>, namespaces: &[String], stop: watch::Receiver<bool>) {
+    let scopes: Vec<Option<&str>> =
+        if namespaces.is_empty() { vec![None] } else { namespaces.iter().map(|name| Some(name.as_str())).collect() };
+    join_all(scopes.into_iter().map(|scope| watch_scope(context.clone(), scope, stop.clone()))).await;
+}
+
+/// Ends when the operator is asked to end, or when nobody is left who could ask.
+async fn asked_to_stop(mut stop: watch::Receiver<bool>) {
+    let _asked = stop.wait_for(|stop| *stop).await.is_ok();
+}
+
+fn api<K>(client: &Client, scope: Option<&str>) -> Api<K>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+{
+    scope.map_or_else(|| Api::all(client.clone()), |namespace| Api::namespaced(client.clone(), namespace))
+}
+
+async fn watch_scope(context: Arc<Context>, scope: Option<&str>, stop: watch::Receiver<bool>) {
+    let client = &context.client;
+    let ours = watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={MANAGED_BY}"));
+    let (reader, writer) = reflector::store::<Guarded>();
+    // Our own status writes are no news: without the filter every report would ask for the next one.
+    let declared = watcher(api::<Guarded>(client, scope), watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .applied_objects()
+        .predicate_filter(predicates::generation.combine(predicates::annotations), PredicateConfig::default());
+    let known = reader.clone();
+    let clusters = context.metrics.clusters.clone();
+    let controller = Controller::for_stream(declared, reader)
+        .owns(api::<StatefulSet>(client, scope), ours.clone())
+        .owns(api::<Service>(client, scope), ours.clone())
+        .owns(api::<ConfigMap>(client, scope), ours.clone())
+        .owns(api::<ServiceAccount>(client, scope), ours.clone())
+        .owns(api::<PodDisruptionBudget>(client, scope), ours.clone())
+        .owns(api::<ControllerRevision>(client, scope), ours.clone())
+        .watches(api::<Pod>(client, scope), ours, |pod| cluster_of(&pod))
+        .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
+        .graceful_shutdown_on(asked_to_stop(stop));
+    controller
+        .run(reconcile_or_fail, error_policy, context)
+        .for_each(|result| {
+            clusters.set(i64::try_from(known.state().len()).unwrap_or(i64::MAX));
+            if let Err(error) = result {
+                // Failures of a reconcile are told where they happen; this is the watch's own, which goes on.
+                debug!(%error, "reconcile or watch failed");
+            }
+            std::future::ready(())
+        })
+        .await;
+}
+
+/// The pods belong to the StatefulSet; their label says which cluster that is of.
+fn cluster_of(pod: &Pod) -> Option<ObjectRef<Guarded>> {
+    let name = pod.labels().get("app.kubernetes.io/instance")?;
+    Some(ObjectRef::new(name).within(&pod.namespace()?))
+}
+
+async fn reconcile_or_fail(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let timer = context.metrics.seconds.start_timer();
+    let result = match &resource.0 {
+        Ok(cluster) => reconcile(cluster, &context).await,
+        Err(invalid) => Ok(unreadable(invalid)),
+    };
+    timer.observe_duration();
+    match result {
+        Ok(action) => {
+            forget_failures(&context, &key(&*resource));
+            context.metrics.reconciles.with_label_values(&["ok"]).inc();
+            Ok(action)
+        }
+        Err(error) => {
+            context.metrics.reconciles.with_label_values(&["error"]).inc();
+            Err(error)
+        }
+    }
+}
+
+/// One reconcile: the table of contents of this program.
+async fn reconcile(resource: &CacheCluster, context: &Context) -> Result<Action, ReconcileError> {
+    if resource.metadata.deletion_timestamp.is_some() {
+        // Whatever was made for it has it as its owner and goes with it.
+        return Ok(Action::await_change());
+    }
+    let observed = observe::observe(&context.client, resource).await?;
+    let cluster = match Cluster::parse(resource) {
+        Ok(cluster) => cluster,
+        Err(invalid) => {
+            context.metrics.reconciles.with_label_values(&["invalid"]).inc();
+            return tell(context, resource, &observed, Outcome::Invalid(&invalid), AGAIN_SERVING).await;
+        }
+    };
+    if !observed.foreign.is_empty() {
+        return tell(context, resource, &observed, Outcome::Conflict(&observed.foreign), AGAIN_SERVING).await;
+    }
+    let step = match rollout::decide(&cluster, &observed, &context.defaults)? {
+        Decision::Step(step) => step,
+        Decision::NothingYet => {
+            return tell(context, resource, &observed, Outcome::NothingYet, AGAIN_EMPTY).await;
+        }
+    };
+    let desired = desired::build(&cluster, &step, &observed);
+    let applied = match apply::apply(&context.client, &cluster, desired, &observed).await {
+        Ok(applied) => applied,
+        Err(error) => {
+            let message = error.to_string();
+            tell(context, resource, &observed, Outcome::Failed(&message), BACKOFF_FIRST).await?;
+            return Err(error.into());
+        }
+    };
+    for (action, count) in applied.counts() {
+        context.metrics.writes.with_label_values(&[action]).inc_by(u64::try_from(count).unwrap_or(0));
+    }
+    let again = match step.progress {
+        Progress::Complete | Progress::Held { .. } if step.replicas == 0 && observed.pods.is_empty() => AGAIN_EMPTY,
+        Progress::Complete | Progress::Held { .. } if observed.pods.iter().all(|pod| pod.ready) => AGAIN_SERVING,
+        _ => AGAIN_UNDERWAY,
+    };
+    let outcome = Outcome::Stepped { cluster: &cluster, step: &step, applied: &applied };
+    tell(context, resource, &observed, outcome, again).await
+}
+
+/// Writes the status where it differs, and the events.
+async fn tell(
+    context: &Context,
+    resource: &CacheCluster,
+    observed: &Observed,
+    outcome: Outcome<'_>,
+    again: Duration,
+) -> Result<Action, ReconcileError> {
+    let namespace = resource.namespace().unwrap_or_default();
+    let api: Api<CacheCluster> = Api::namespaced(context.client.clone(), &namespace);
+    // The watch filters status changes, so the cached one may be old: transitions are told from the stored one.
+    let Some(current) = api.get_opt(&resource.name_any()).await.map_err(ReconcileError::Status)? else {
+        return Ok(Action::await_change());
+    };
+    let resource = CacheCluster { status: current.status, ..resource.clone() };
+    let Report { status, events } = report::report(&resource, observed, outcome, Timestamp::now());
+    if resource.status.as_ref() != Some(&status) {
+        write_status(&api, &resource, status).await?;
+    }
+    // A recorder keeps one text for all events of one reason; each of ours says something of its own.
+    let recorder = Recorder::new(context.client.clone(), context.reporter.clone());
+    for event in events {
+        if let Err(error) = recorder.publish(&event, &resource.object_ref(&())).await {
+            warn!(%error, cluster = key(&resource), reason = event.reason, "an event could not be written");
+        }
+    }
+    Ok(Action::requeue(spread(again, &key(&resource))))
+}
+
+async fn write_status(
+    api: &Api<CacheCluster>,
+    resource: &CacheCluster,
+    status: CacheClusterStatus,
+) -> Result<(), ReconcileError> {
+    let patch = json!({
+        "apiVersion": CacheCluster::api_version(&()),
+        "kind": CacheCluster::kind(&()),
+        "status": status,
+    });
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    match api.patch_status(&resource.name_any(), &params, &Patch::Apply(patch)).await {
+        Ok(_) => Ok(()),
+        // Deleted meanwhile.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(source) => Err(ReconcileError::Status(source)),
+    }
+}
+
+/// The API server holds what the schema allows, so this takes a schema that is newer than the operator.
+fn unreadable(invalid: &kube::core::error_boundary::InvalidObject) -> Action {
+    let metadata = &invalid.metadata;
+    error!(
+        name = metadata.name,
+        namespace = metadata.namespace,
+        error = invalid.error,
+        "a CacheCluster cannot be read and is left alone; is the CRD newer than this operator?"
+    );
+    Action::requeue(BACKOFF_LAST)
+}
+
+fn error_policy(resource: Arc<Guarded>, error: &ReconcileError, context: Arc<Context>) -> Action {
+    let key = key(&*resource);
+    let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
+    let count = failures.entry(key.clone()).or_default();
+    let delay = BACKOFF_FIRST.saturating_mul(1_u32.checked_shl(*count).unwrap_or(u32::MAX)).min(BACKOFF_LAST);
+    *count = count.saturating_add(1);
+    warn!(%error, cluster = key, failures = *count, again_in = ?delay, "reconcile failed");
+    Action::requeue(spread(delay, &key))
+}
+
+fn forget_failures(context: &Context, key: &str) {
+    context.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+}
+
+fn key<K: Resource<DynamicType = ()>>(resource: &K) -> String {
+    format!("{}/{}", resource.namespace().unwrap_or_default(), resource.name_any())
+}
+
+/// Up to a tenth longer, by name: a hundred clusters that were applied at once are not all looked at at once for ever.
+fn spread(delay: Duration, key: &str) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    delay + delay / 1000 * u32::try_from(hasher.finish() % 100).unwrap_or(0)
+}

@@ -1,0 +1,248 @@
+//! Every read: what there is, as the API server and the pods themselves tell it.
+
+use futures::{StreamExt, stream};
+use gannet_crds::CacheCluster;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::ListParams;
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+
+use crate::desired::labels;
+use crate::node_client;
+use crate::revision::{REVISION_ANNOTATION, Revision, RevisionError};
+
+/// Pods whose admin ports are asked at once.
+const POLLS_AT_ONCE: usize = 16;
+
+/// What there is.
+#[derive(Debug, Default)]
+pub struct Observed {
+    pub stateful_set: Option<StatefulSet>,
+    /// The same, as far as decisions need it.
+    pub set: Option<Set>,
+    pub client_service: Option<Service>,
+    pub node_service: Option<Service>,
+    pub disruption_budget: Option<PodDisruptionBudget>,
+    pub service_account: Option<ServiceAccount>,
+    pub config_maps: Vec<ConfigMap>,
+    pub controller_revisions: Vec<ControllerRevision>,
+    pub revisions: Vec<Revision>,
+    /// By ordinal.
+    pub pods: Vec<NodePod>,
+    /// Objects that have our names and are not ours.
+    pub foreign: Vec<String>,
+}
+
+/// A StatefulSet as far as decisions need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    pub replicas: i32,
+    pub partition: i32,
+    pub on_delete: bool,
+    /// The revision that its template names.
+    pub revision: String,
+    /// Its controller has seen its newest spec.
+    pub settled: bool,
+}
+
+/// A cache-node's pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodePod {
+    pub name: String,
+    pub ordinal: i32,
+    pub uid: String,
+    pub resource_version: String,
+    pub revision: String,
+    pub ready: bool,
+    pub terminating: bool,
+    pub host: String,
+    /// Since when it is as ready as it is.
+    pub since: Option<Timestamp>,
+    /// Why it is not ready, in Kubernetes' words; empty where it is.
+    pub trouble: String,
+    /// The pod's address once it runs.
+    pub address: Option<String>,
+    /// What it says of itself; `None` where there was nobody to ask.
+    pub report: Option<Result<config::Status, String>>,
+}
+
+/// A read that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    #[error("cannot read {what}: {source}")]
+    Read {
+        what: String,
+        #[source]
+        source: kube::Error,
+    },
+    #[error(transparent)]
+    Revision(#[from] RevisionError),
+}
+
+/// Reads everything that has to do with a resource.
+///
+/// # Errors
+/// [`ObserveError`] for the first read that failed: nothing is decided on half a picture.
+pub async fn observe(client: &Client, resource: &CacheCluster) -> Result<Observed, ObserveError> {
+    let reader = Reader { client, resource, name: resource.name_any() };
+    let nodes = format!("{}-nodes", reader.name);
+    let (set, client_service, node_service, budget, account, config_maps, controller_revisions, pods) = tokio::try_join!(
+        reader.named::<StatefulSet>(&reader.name),
+        reader.named::<Service>(&reader.name),
+        reader.named::<Service>(&nodes),
+        reader.named::<PodDisruptionBudget>(&reader.name),
+        reader.named::<ServiceAccount>(&reader.name),
+        reader.listed::<ConfigMap>(),
+        reader.listed::<ControllerRevision>(),
+        reader.listed::<Pod>(),
+    )?;
+    let mut foreign = Vec::new();
+    let mut observed = Observed {
+        client_service: reader.ours(client_service, &mut foreign),
+        node_service: reader.ours(node_service, &mut foreign),
+        disruption_budget: reader.ours(budget, &mut foreign),
+        service_account: reader.ours(account, &mut foreign),
+        stateful_set: reader.ours(set, &mut foreign),
+        config_maps: reader.owned(config_maps),
+        controller_revisions: reader.owned(controller_revisions),
+        ..Observed::default()
+    };
+    observed.revisions = observed.controller_revisions.iter().map(Revision::read).collect::<Result<_, _>>()?;
+    observed.set = observed.stateful_set.as_ref().map(Set::of);
+    let set_uid = observed.stateful_set.as_ref().and_then(ResourceExt::uid);
+    let members = pods.iter().filter(|pod| set_uid.is_none() || controller_uid(*pod) == set_uid.as_deref());
+    observed.pods = ask(members.filter_map(|pod| NodePod::of(&reader.name, pod)).collect()).await;
+    observed.foreign = foreign;
+    Ok(observed)
+}
+
+struct Reader<'a> {
+    client: &'a Client,
+    resource: &'a CacheCluster,
+    name: String,
+}
+
+impl Reader<'_> {
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), &self.resource.namespace().unwrap_or_default())
+    }
+
+    async fn named<K>(&self, name: &str) -> Result<Option<K>, ObserveError>
+    where
+        K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        let what = || format!("{} {name}", K::kind(&()));
+        self.api::<K>().get_opt(name).await.map_err(|source| ObserveError::Read { what: what(), source })
+    }
+
+    async fn listed<K>(&self) -> Result<Vec<K>, ObserveError>
+    where
+        K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
+    {
+        let selected = ListParams::default().labels(&labels::selector_text(&self.name));
+        let what = || format!("the {} of {}", K::plural(&()), self.name);
+        let list = self.api::<K>().list(&selected).await;
+        list.map(|list| list.items).map_err(|source| ObserveError::Read { what: what(), source })
+    }
+
+    /// Keeps what is controlled by the resource and notes what is not.
+    fn ours<K: Resource<DynamicType = ()>>(&self, found: Option<K>, foreign: &mut Vec<String>) -> Option<K> {
+        let found = found?;
+        if controller_uid(&found) == self.resource.uid().as_deref() {
+            return Some(found);
+        }
+        foreign.push(format!("{} {}", K::kind(&()), found.name_any()));
+        None
+    }
+
+    fn owned<K: Resource<DynamicType = ()>>(&self, found: Vec<K>) -> Vec<K> {
+        found.into_iter().filter(|object| controller_uid(object) == self.resource.uid().as_deref()).collect()
+    }
+}
+
+fn controller_uid<K: Resource>(object: &K) -> Option<&str> {
+    let owners = object.meta().owner_references.as_ref()?;
+    owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
+}
+
+/// Asks each pod that has an address for its report.
+async fn ask(pods: Vec<NodePod>) -> Vec<NodePod> {
+    let asked = pods.into_iter().map(|mut pod| async move {
+        if let Some(address) = pod.address.as_deref().filter(|_| !pod.terminating) {
+            pod.report = Some(node_client::status(address).await.map_err(|e| e.to_string()));
+        }
+        pod
+    });
+    let mut pods: Vec<NodePod> = stream::iter(asked).buffer_unordered(POLLS_AT_ONCE).collect().await;
+    pods.sort_by_key(|pod| pod.ordinal);
+    pods
+}
+
+impl Set {
+    fn of(set: &StatefulSet) -> Set {
+        let spec = set.spec.clone().unwrap_or_default();
+        let strategy = spec.update_strategy.unwrap_or_default();
+        let annotations = spec.template.metadata.and_then(|meta| meta.annotations).unwrap_or_default();
+        let observed = set.status.as_ref().and_then(|status| status.observed_generation);
+        Set {
+            replicas: spec.replicas.unwrap_or(1),
+            partition: strategy.rolling_update.and_then(|rolling| rolling.partition).unwrap_or(0),
+            on_delete: strategy.type_.as_deref() == Some("OnDelete"),
+            revision: annotations.get(REVISION_ANNOTATION).cloned().unwrap_or_default(),
+            settled: observed >= set.metadata.generation,
+        }
+    }
+}
+
+impl NodePod {
+    /// `None` for a pod whose name is not the cluster's with an ordinal.
+    fn of(cluster: &str, pod: &Pod) -> Option<NodePod> {
+        let name = pod.name_any();
+        let ordinal = name.strip_prefix(cluster)?.strip_prefix('-')?.parse().ok()?;
+        let status = pod.status.clone().unwrap_or_default();
+        let conditions = status.conditions.unwrap_or_default();
+        let readiness = conditions.iter().find(|condition| condition.type_ == "Ready");
+        let ready = readiness.is_some_and(|condition| condition.status == "True");
+        let since = readiness.and_then(|condition| condition.last_transition_time.clone());
+        let running = status.phase.as_deref() == Some("Running");
+        let container = status.container_statuses.unwrap_or_default().into_iter().next();
+        let waiting = container.and_then(|container| container.state).and_then(|state| state.waiting);
+        let unscheduled = conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False");
+        let trouble = match (ready, waiting, unscheduled) {
+            (true, ..) => String::new(),
+            (_, Some(waiting), _) => sentence(waiting.reason, waiting.message),
+            (_, _, Some(unscheduled)) => sentence(unscheduled.reason.clone(), unscheduled.message.clone()),
+            _ => status.reason.unwrap_or_else(|| "not ready yet".to_owned()),
+        };
+        Some(NodePod {
+            ordinal,
+            uid: pod.uid().unwrap_or_default(),
+            resource_version: pod.resource_version().unwrap_or_default(),
+            revision: pod.annotations().get(REVISION_ANNOTATION).cloned().unwrap_or_default(),
+            ready,
+            terminating: pod.metadata.deletion_timestamp.is_some(),
+            host: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
+            since: since.or_else(|| pod.metadata.creation_timestamp.clone()).map(|time| time.0),
+            trouble,
+            address: status.pod_ip.filter(|_| running),
+            report: None,
+            name,
+        })
+    }
+}
+
+fn sentence(reason: Option<String>, message: Option<String>) -> String {
+    [reason, message].into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
+}
