@@ -28,7 +28,7 @@ build_kubernetes() { # build_kubernetes FOLDER
   # -v: the packages' names are the progress that the step shows.
   (
     cd "$KUBERNETES_SOURCES"
-    export CGO_ENABLED=0 GOFLAGS=-mod=readonly
+    export CGO_ENABLED=0 GOFLAGS='-mod=readonly -buildvcs=false'
     go build -v -trimpath -ldflags "-s -w $(version_flags)" -o "$building/bin/" . ./pause helm.sh/helm/v3/cmd/helm
   )
   for component in kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl coredns; do

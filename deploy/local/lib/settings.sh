@@ -48,7 +48,10 @@ in_network() { # in_network COMMAND...: as root, in the control plane's network 
   nsenter --net="/run/netns/$BED" "$@"
 }
 
-kubectl() { as_root nsenter --net="/run/netns/$BED" "$STATE/bin/kubectl" --kubeconfig "$KUBECONFIG_FILE" "$@"; }
+# For these commands themselves. As root, so its cache must not land in the home of the user who called.
+kubectl() {
+  as_root nsenter --net="/run/netns/$BED" env KUBECACHEDIR="$STATE/kubectl" KUBERC=off "$STATE/bin/kubectl" --kubeconfig "$KUBECONFIG_FILE" "$@"
+}
 
 version() { # the workspace's version, which is the images' tag
   awk -F'"' '/^\[workspace.package\]/ {inside = 1} inside && /^version *=/ {print $2; exit}' "$REPOSITORY/Cargo.toml"
