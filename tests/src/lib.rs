@@ -1,3 +1,12 @@
 //! The harness of the end-to-end tests.
 
+pub mod bed;
+pub mod cluster;
+pub mod failure;
+pub mod http;
+pub mod operator;
+pub mod process;
+pub mod readiness;
+pub mod report;
+pub mod scenario;
 pub mod source;
