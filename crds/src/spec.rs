@@ -40,11 +40,11 @@ const DURATION_PATTERN: &str = r"^(0|([0-9]{1,9}(ms|s|m|h))+)$";
     printcolumn(name = "Image", type_ = "string", json_path = ".status.image", description = "The image that new pods run.", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", description = "The same in a sentence.", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 46")
+    validation = Rule::new("size(self.metadata.name) <= 46 && self.metadata.name >= 'a' && !self.metadata.name.contains('.')")
         .message("metadata.name: use at most 46 lower-case letters, digits and '-', beginning with a letter: it names Services and pods")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!(has(self.node) && has(self.node.memory) && has(self.cache) && has(self.cache.maxItemSize)) || quantity(self.node.memory).asInteger() >= 16777216 + 10 * quantity(self.cache.maxItemSize).asInteger()")
+#[x_kube(validation = Rule::new("!(has(self.node) && has(self.node.memory) && has(self.cache) && has(self.cache.maxItemSize) && isQuantity(self.node.memory) && isQuantity(self.cache.maxItemSize)) || quantity(self.node.memory).asInteger() >= 16777216 + 10 * quantity(self.cache.maxItemSize).asInteger()")
     .message(Message::Expression("'spec.node.memory ' + self.node.memory + ' is too small for spec.cache.maxItemSize ' + self.cache.maxItemSize + ': a node needs 16Mi and ten times the largest item at least; raise the memory or lower maxItemSize'".to_owned()))
     .field_path(".node.memory"))]
 pub struct CacheClusterSpec {
@@ -99,10 +99,10 @@ pub struct DisruptionSpec {
 /// One cache-node.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.memory) || quantity(self.memory).asInteger() >= 33554432")
+#[x_kube(validation = Rule::new("!has(self.memory) || !isQuantity(self.memory) || quantity(self.memory).asInteger() >= 33554432")
     .message(Message::Expression("'spec.node.memory ' + self.memory + ' is too small: a node needs 32Mi at least'".to_owned())).field_path(".memory"))]
-#[x_kube(validation = Rule::new("!has(self.memory) || !has(self.maxConnections) || quantity(self.memory).asInteger() >= 25165824 + 2048 * self.maxConnections")
-    .message(Message::Expression("'spec.node.memory ' + self.memory + ' is too small for spec.node.maxConnections ' + string(self.maxConnections) + ': each connection needs 2Ki beside the 24Mi that every node needs; raise the memory or lower maxConnections'".to_owned())).field_path(".memory"))]
+#[x_kube(validation = Rule::new("!has(self.memory) || !has(self.maxConnections) || !isQuantity(self.memory) || quantity(self.memory).asInteger() >= 25165824 + 2048 * self.maxConnections")
+    .message("spec.node.memory is too small for spec.node.maxConnections: each connection needs 2Ki beside the 24Mi that every node needs; raise the memory or lower maxConnections").field_path(".memory"))]
 pub struct NodeSpec {
     /// The memory of one node, request and limit of its container alike, such as 8Gi. Items, index, connections and the
     /// program share it; the operator computes the shares so that the limit cannot be exceeded.
@@ -139,7 +139,7 @@ pub struct NodeSpec {
 /// What the nodes do with items.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.maxItemSize) || (quantity(self.maxItemSize).asInteger() >= 1024 && quantity(self.maxItemSize).asInteger() <= 134217728)")
+#[x_kube(validation = Rule::new("!has(self.maxItemSize) || !isQuantity(self.maxItemSize) || (quantity(self.maxItemSize).asInteger() >= 1024 && quantity(self.maxItemSize).asInteger() <= 134217728)")
     .message(Message::Expression("'spec.cache.maxItemSize ' + self.maxItemSize + ' is out of range: 1Ki to 128Mi'".to_owned())).field_path(".maxItemSize"))]
 pub struct CacheSpec {
     /// What makes room when the memory is full.

@@ -327,10 +327,13 @@ fn transition_events(before: &CacheClusterStatus, after: &CacheClusterStatus) ->
         let holds = now.status == "True";
         let told = match now.type_.as_str() {
             condition::READY if holds => Some((EventType::Normal, "Ready")),
-            condition::READY if matches!(now.reason.as_str(), "Creating" | "Rolling" | "ScalingDown" | "Paused") => {
-                None
+            // Until a cluster has served once, or while it is changed on purpose, not serving is no news.
+            condition::READY if matches!(now.reason.as_str(), "InvalidSpec" | "NameConflict" | "ApplyFailed") => {
+                Some((EventType::Warning, now.reason.as_str()))
             }
-            condition::READY => Some((EventType::Warning, now.reason.as_str())),
+            condition::READY if now.reason == "NodesNotReady" && was.is_some_and(|was| was.status == "True") => {
+                Some((EventType::Warning, "NodesNotReady"))
+            }
             condition::STALLED if holds && now.reason == "ProgressDeadlineExceeded" => {
                 Some((EventType::Warning, "Stalled"))
             }
