@@ -46,7 +46,10 @@ pub fn build(cluster: &Cluster, step: &Step, observed: &Observed) -> Desired {
     Desired {
         service_account: service_account::build(cluster),
         config_maps,
-        controller_revisions: kept.iter().map(|revision| controller_revision::build(cluster, revision)).collect(),
+        controller_revisions: kept
+            .iter()
+            .map(|revision| controller_revision::build(cluster, revision, &observed.controller_revisions))
+            .collect(),
         node_service: services::for_nodes(cluster),
         client_service: services::for_clients(cluster),
         disruption_budget: disruption_budget::build(cluster),
@@ -65,4 +68,111 @@ fn kept_revisions<'a>(step: &'a Step, observed: &'a Observed) -> Vec<&'a Revisio
     };
     let kept = others.into_iter().enumerate().filter(|(age, revision)| *age < KEPT_REVISIONS || named(revision));
     std::iter::once(&step.target).chain(kept.map(|(_, revision)| revision)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::apps::v1::ControllerRevision;
+    use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
+    use serde_json::{Value, json};
+
+    use super::{Desired, build};
+    use crate::cluster::Cluster;
+    use crate::cluster::tests::resource;
+    use crate::observe::Observed;
+    use crate::revision::Defaults;
+    use crate::rollout::{Decision, decide};
+
+    fn desired(spec: Value, observed: &Observed) -> Desired {
+        let cluster = Cluster::parse(&resource(spec)).unwrap();
+        let defaults = Defaults { node_image: "cache-node:1".to_owned() };
+        let Decision::Step(step) = decide(&cluster, observed, &defaults).unwrap() else { panic!("nothing decided") };
+        build(&cluster, &step, observed)
+    }
+
+    fn pod_template(spec: Value) -> Value {
+        let set = serde_json::to_value(desired(spec, &Observed::default()).stateful_set).unwrap();
+        set["spec"]["template"].clone()
+    }
+
+    #[test]
+    fn pods_meet_the_restricted_standard() {
+        let spec = pod_template(json!({}))["spec"].clone();
+        let container = &spec["containers"][0];
+        assert_eq!(spec["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(spec["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        assert_eq!(container["securityContext"]["allowPrivilegeEscalation"], false);
+        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+        assert_eq!(container["securityContext"]["capabilities"]["drop"], json!(["ALL"]));
+        assert_eq!(spec["automountServiceAccountToken"], false);
+    }
+
+    #[test]
+    fn the_container_is_limited_to_what_is_declared() {
+        let template = pod_template(json!({"node": {"memory": "2048Mi", "cpu": "1500m"}}));
+        let resources = &template["spec"]["containers"][0]["resources"];
+        assert_eq!(resources["limits"], json!({"memory": "2Gi"}));
+        assert_eq!(resources["requests"], json!({"cpu": "1500m", "memory": "2Gi"}));
+    }
+
+    #[test]
+    fn every_field_of_the_pod_template_reaches_the_pod() {
+        let declared = json!({
+            "labels": {"team": "shop", "app.kubernetes.io/name": "mine"},
+            "annotations": {"note": "kept"},
+            "nodeSelector": {"disk": "fast"},
+            "tolerations": [{"key": "cache", "operator": "Exists"}],
+            "affinity": {"podAntiAffinity": {}},
+            "topologySpreadConstraints": [{"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}],
+            "priorityClassName": "high",
+            "imagePullSecrets": [{"name": "registry"}],
+            "terminationGracePeriodSeconds": 77,
+            "serviceAccountName": "mine",
+        });
+        let template = pod_template(json!({"podTemplate": declared}));
+        assert_eq!(template["metadata"]["labels"]["team"], "shop");
+        assert_eq!(template["metadata"]["labels"]["app.kubernetes.io/name"], "cache-node", "the operator's own win");
+        assert_eq!(template["metadata"]["annotations"]["note"], "kept");
+        for field in
+            declared.as_object().unwrap().keys().filter(|key| !["labels", "annotations"].contains(&key.as_str()))
+        {
+            assert_eq!(template["spec"][field], declared[field], "{field}");
+        }
+    }
+
+    #[test]
+    fn each_field_of_the_node_reaches_its_configuration() {
+        let declared = json!({
+            "node": {"workers": 3, "maxConnections": 77, "idleTimeout": "5m", "drainDelay": "9s"},
+            "cache": {"eviction": "Fifo", "maxItemSize": "2Mi"},
+        });
+        let desired = desired(declared, &Observed::default());
+        let text = &desired.config_maps[0].data.as_ref().unwrap()["cache-node.yaml"];
+        for line in [
+            "workers: 3",
+            "maxConnections: 77",
+            "idleTimeout: 5m",
+            "drainDelay: 9s",
+            "eviction: Fifo",
+            "maxItemSize: 2Mi",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        }
+        assert_eq!(
+            desired.stateful_set.spec.unwrap().template.spec.unwrap().termination_grace_period_seconds,
+            Some(39)
+        );
+    }
+
+    #[test]
+    fn a_stored_revision_is_applied_word_for_word() {
+        let first = desired(json!({}), &Observed::default());
+        let mut stored: ControllerRevision = first.controller_revisions[0].clone();
+        let data = stored.data.as_mut().unwrap();
+        data.0["writtenByANewerOperator"] = json!(true);
+        let revisions = vec![crate::revision::Revision::read(&stored).unwrap()];
+        let observed = Observed { revisions, controller_revisions: vec![stored.clone()], ..Observed::default() };
+        let RawExtension(again) = desired(json!({}), &observed).controller_revisions[0].data.clone().unwrap();
+        assert_eq!(again, stored.data.unwrap().0);
+    }
 }

@@ -362,3 +362,6 @@ fn event(type_: EventType, reason: &str, action: &str, note: String) -> Event {
     };
     Event { type_, reason: reason.to_owned(), note: Some(note), action: action.to_owned(), secondary: None }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,12 +7,17 @@ use super::labels;
 use crate::cluster::Cluster;
 use crate::revision::Revision;
 
-/// The ControllerRevision of a revision.
-pub fn build(cluster: &Cluster, revision: &Revision) -> ControllerRevision {
+/// The ControllerRevision of a revision. What is stored already stays word for word: its data cannot be changed, and
+/// another operator version may have written more than this one reads.
+pub fn build(cluster: &Cluster, revision: &Revision, stored: &[ControllerRevision]) -> ControllerRevision {
+    let known = stored.iter().find(|known| known.metadata.name.as_ref() == Some(&revision.name));
     ControllerRevision {
         metadata: labels::metadata(cluster, &revision.name),
         // Content came from JSON or was written to it when the revision got its name: it serializes.
-        data: serde_json::to_value(&revision.content).ok().map(RawExtension),
+        data: match known {
+            Some(known) => known.data.clone(),
+            None => serde_json::to_value(&revision.content).ok().map(RawExtension),
+        },
         revision: revision.number,
     }
 }
