@@ -4,6 +4,7 @@ pub mod bed;
 pub mod cluster;
 pub mod failure;
 pub mod http;
+pub mod images;
 pub mod operator;
 pub mod process;
 pub mod readiness;

@@ -1,0 +1,128 @@
+//! What the API server alone does for a CacheCluster: refuses what makes no sense, fills in what is left out. No pod
+//! runs here, and no operator.
+
+use gannet_crds::CacheCluster;
+use kube::api::PostParams;
+use serde_json::{Value, json};
+use tests::failure::{Failure, Outcome};
+use tests::scenario::{Scenario, in_namespace};
+
+/// Asks the API server what it would make of a CacheCluster.
+async fn try_to_create(s: &Scenario, name: &str, spec: Value) -> Outcome<CacheCluster> {
+    let object = json!({
+        "apiVersion": "gannet.dev/v1alpha1",
+        "kind": "CacheCluster",
+        "metadata": {"name": name},
+        "spec": spec,
+    });
+    // As an object of any kind: the types here would refuse some of it before the API server sees it.
+    let object: kube::api::DynamicObject = serde_json::from_value(object)?;
+    let resource = kube::api::ApiResource::erase::<CacheCluster>(&());
+    let clusters: kube::Api<kube::api::DynamicObject> =
+        kube::Api::namespaced_with(s.client.clone(), &s.namespace, &resource);
+    let parameters = PostParams { dry_run: true, ..PostParams::default() };
+    let made = clusters.create(&parameters, &object).await?;
+    Ok(made.try_parse()?)
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_by_name() -> Outcome {
+    in_namespace("refuse", async |s| {
+        let cases = [
+            (json!({"node": {"memory": "16Mi"}}), "spec.node.memory 16Mi is too small"),
+            (json!({"node": {"memory": "1.5Gi"}}), "spec.node.memory"),
+            (json!({"node": {"memory": "lots"}}), "spec.node.memory"),
+            (json!({"node": {"memory": 1024}}), "spec.node.memory"),
+            (
+                json!({"node": {"memory": "64Mi"}, "cache": {"maxItemSize": "8Mi"}}),
+                "spec.node.memory 64Mi is too small for spec.cache.maxItemSize 8Mi",
+            ),
+            (
+                json!({"node": {"memory": "64Mi", "maxConnections": 100_000}}),
+                "spec.node.memory 64Mi is too small for spec.node.maxConnections 100000",
+            ),
+            (json!({"node": {"workers": 0}}), "spec.node.workers"),
+            (json!({"node": {"workers": 65}}), "spec.node.workers"),
+            (json!({"node": {"cpu": "fast"}}), "spec.node.cpu"),
+            (json!({"node": {"maxConnections": 0}}), "spec.node.maxConnections"),
+            (json!({"node": {"idleTimeout": "5d"}}), "spec.node.idleTimeout"),
+            (json!({"node": {"drainDelay": "-5s"}}), "spec.node.drainDelay"),
+            (json!({"cache": {"eviction": "Lru"}}), "spec.cache.eviction"),
+            (json!({"cache": {"maxItemSize": "512"}}), "spec.cache.maxItemSize 512 is out of range: 1Ki to 128Mi"),
+            (json!({"cache": {"maxItemSize": "256Mi"}}), "spec.cache.maxItemSize 256Mi is out of range"),
+            (json!({"replicas": -1}), "spec.replicas"),
+            (json!({"replicas": 1001}), "spec.replicas"),
+            (json!({"replicas": "three"}), "spec.replicas"),
+            (json!({"image": ""}), "spec.image"),
+            (json!({"disruption": {"maxUnavailable": 0}}), "spec.disruption.maxUnavailable"),
+            (json!({"rollout": {"template": "Sometimes"}}), "spec.rollout.template"),
+            (json!({"rollout": {"progressDeadline": "soon"}}), "spec.rollout.progressDeadline"),
+            (
+                json!({"podTemplate": {"terminationGracePeriodSeconds": 5}}),
+                "spec.podTemplate.terminationGracePeriodSeconds",
+            ),
+        ];
+        for (spec, expected) in cases {
+            let refusal = try_to_create(s, "demo", spec.clone()).await.err().map(|failure| failure.to_string());
+            let words = refusal.ok_or_else(|| Failure::new(format!("{spec} is accepted")))?;
+            assert!(words.contains(expected), "{spec} is refused without saying \"{expected}\": {words}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn names_that_cannot_name_services_are_refused() -> Outcome {
+    in_namespace("names", async |s| {
+        let long = "a".repeat(47);
+        for name in ["9lives", "dotted.name", &long] {
+            let refusal = try_to_create(s, name, json!({})).await.err().map(|failure| failure.to_string());
+            let words = refusal.ok_or_else(|| Failure::new(format!("{name} is accepted")))?;
+            assert!(words.contains("metadata.name: use at most 46"), "{name}: {words}");
+        }
+        try_to_create(s, &"a".repeat(46), json!({})).await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn what_makes_sense_is_accepted() -> Outcome {
+    in_namespace("accept", async |s| {
+        let cases = [
+            json!({}),
+            json!({"replicas": 0}),
+            json!({"replicas": 1000}),
+            json!({"node": {"memory": "48Mi", "maxConnections": 256}}),
+            json!({"node": {"memory": "500M", "cpu": "1.5", "workers": 64, "idleTimeout": "1h30m", "drainDelay": "0s"}}),
+            json!({"node": {"memory": "4Gi"}, "cache": {"eviction": "S3Fifo", "maxItemSize": "128Mi"}}),
+            json!({"rollout": {"template": "Latest", "progressDeadline": "90s"}}),
+            json!({"podTemplate": {"labels": {"a": "b"}, "tolerations": [{"operator": "Exists"}]}}),
+        ];
+        for spec in cases {
+            let made = try_to_create(s, "demo", spec.clone()).await;
+            made.map_err(|failure| failure.while_doing(&spec))?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn what_is_left_out_is_filled_in() -> Outcome {
+    in_namespace("defaults", async |s| {
+        let made = try_to_create(s, "demo", json!({})).await?.spec;
+        let declared = gannet_crds::CacheClusterSpec { replicas: 3, ..gannet_crds::CacheClusterSpec::default() };
+        assert_eq!(made, declared, "the schema's defaults are those of the types");
+        assert_eq!((made.node.memory.as_str(), made.node.workers, made.disruption.max_unavailable), ("1Gi", 1, 1));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_misspelt_field_is_refused_by_kubectl() -> Outcome {
+    in_namespace("misspelt", async |s| {
+        let yaml = "apiVersion: gannet.dev/v1alpha1\nkind: CacheCluster\nmetadata: {name: demo}\nspec: {node: {memroy: 1Gi}}\n";
+        let refusal = s.apply(yaml).await.err().map(|failure| failure.to_string()).unwrap_or_default();
+        assert!(refusal.contains("unknown field \"spec.node.memroy\""), "{refusal}");
+        Ok(())
+    })
+}
