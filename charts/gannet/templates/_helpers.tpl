@@ -1,0 +1,63 @@
+{{/* The operator's name, which its Deployment, Lease and roles share: gannet-operator for the release gannet. Two releases may
+so share a namespace. Cut at 63 characters, the limit of a label. */}}
+{{- define "gannet.operator" -}}
+{{- $base := ternary .Release.Name (printf "%s-gannet" .Release.Name) (contains "gannet" .Release.Name) -}}
+{{- printf "%s-operator" ($base | trunc 54 | trimSuffix "-") -}}
+{{- end -}}
+
+{{/* What selects the operator's pods: never changes, because a Deployment's selector cannot. */}}
+{{- define "gannet.selector" -}}
+app.kubernetes.io/name: gannet
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end -}}
+
+{{- define "gannet.labels" -}}
+{{ include "gannet.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "gannet.serviceAccount" -}}
+{{- $account := .Values.operator.serviceAccount -}}
+{{- if not (or $account.create $account.name) -}}
+{{- fail "operator.serviceAccount.name: name the account that you have made, or set operator.serviceAccount.create to true" -}}
+{{- end -}}
+{{- $account.name | default (include "gannet.operator" .) -}}
+{{- end -}}
+
+{{/* image: a repository and a tag of the values, as one reference. */}}
+{{- define "gannet.image" -}}
+{{- printf "%s:%s" .image.repository (.image.tag | default .default) -}}
+{{- end -}}
+
+{{/* What the operator may do in the namespaces it watches. Secrets are not among it. */}}
+{{- define "gannet.rules" -}}
+- apiGroups: [gannet.dev]
+  resources: [cacheclusters]
+  verbs: [get, list, watch, patch]
+- apiGroups: [gannet.dev]
+  resources: [cacheclusters/status]
+  verbs: [get, patch]
+# To name a CacheCluster as the owner whose deletion waits for the owned.
+- apiGroups: [gannet.dev]
+  resources: [cacheclusters/finalizers]
+  verbs: [update]
+- apiGroups: [apps]
+  resources: [statefulsets, controllerrevisions]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [services, configmaps, serviceaccounts]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+# Pods are made by the StatefulSet's controller; the operator deletes those that are stuck on a bad revision.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, patch, delete]
+- apiGroups: ["", events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}
