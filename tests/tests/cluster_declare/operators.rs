@@ -2,11 +2,11 @@
 
 use kube::ResourceExt;
 use serde_json::json;
-use tests::bed::{self, Tool, VERSION};
+use tests::bed::VERSION;
 use tests::cluster::{lives, small};
 use tests::ensure;
 use tests::failure::Outcome;
-use tests::images::retag;
+use tests::images::load_as;
 use tests::scenario::{NOTICED, SERVING, scenario, until};
 
 use crate::change::is_under_way;
@@ -105,7 +105,7 @@ fn an_operator_upgrade_touches_no_pod() -> Outcome {
     scenario("upgrade", 1, async |s, operator| {
         let tag = format!("{VERSION}-next");
         for image in ["cache-operator", "cache-node"] {
-            bed::run(Tool::LoadImage, &[&retag(image, &tag)?]).await?;
+            load_as(image, &tag).await?;
         }
         s.declare("demo", small(3)).await?;
         let before = lives(&s.settled("demo").await?);
