@@ -1,53 +1,56 @@
-//! The cache: every operation.
+//! The cache: what it is made of, its clock, and every operation that stores no new record.
 
-use std::collections::HashMap;
-
-use crate::{ArithmeticError, Counters, Deadline, Item, Mode, NewItem, Outcome, Settings, SettingsError, StoreError};
-use crate::{MAX_KEY_LENGTH, TtlBucket};
-
-/// Values that may be received at once.
-const MAX_RESERVATIONS: usize = 64;
+use crate::bucket::{Buckets, NEVER};
+use crate::hash::{KeyHasher, Random};
+use crate::index::{Index, Slot};
+use crate::maintenance::Maintenance;
+use crate::segment::{Location, Record, Segments, State};
+use crate::settings::Geometry;
+use crate::{Counters, Deadline, Eviction, Item, Settings, SettingsError, TtlBucket};
 
 /// A cache of items in memory.
 ///
 /// It has one owner and no locks; it reads no clock: [`Cache::advance`] tells it the time.
 pub struct Cache {
-    settings: Settings,
-    now: u64,
-    sequence: u64,
-    flush_at: Option<u64>,
-    items: HashMap<Vec<u8>, Held>,
-    counters: Counters,
+    pub(crate) budget: usize,
+    pub(crate) max_item_size: usize,
+    pub(crate) eviction: Eviction,
+    pub(crate) metadata_bytes: usize,
+    pub(crate) hasher: KeyHasher,
+    pub(crate) random: Random,
+    pub(crate) now: u64,
+    /// The sequence of the last write.
+    pub(crate) sequence: u64,
+    /// Records up to this sequence have been flushed.
+    pub(crate) flushed: u64,
+    pub(crate) flush_at: Option<u64>,
+    pub(crate) index: Index,
+    pub(crate) segments: Segments,
+    pub(crate) buckets: Buckets,
+    pub(crate) maintenance: Maintenance,
+    pub(crate) totals: Totals,
 }
 
-struct Held {
-    value: Vec<u8>,
-    flags: u32,
-    cas: u64,
-    deadline: Deadline,
-    hit: bool,
+/// What is counted as it happens.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Totals {
+    pub(crate) items: u64,
+    pub(crate) item_bytes: u64,
+    pub(crate) stored: u64,
+    pub(crate) evicted: u64,
+    pub(crate) expired: u64,
+    pub(crate) reservations: usize,
 }
 
-/// Room for a value that is being received. It must be given back with [`Cache::commit`] or [`Cache::abort`]: until
-/// then it pins its segment.
-#[must_use = "a reservation pins memory until it is committed or aborted"]
-#[derive(Debug)]
-pub struct Reservation {
-    key: Vec<u8>,
-    value: Vec<u8>,
-    filled: usize,
-    flags: u32,
-    deadline: Deadline,
-    cas: Option<u64>,
+/// An item of the index and its record.
+#[derive(Clone, Copy)]
+pub(crate) struct Found<'a> {
+    pub(crate) slot: Slot,
+    pub(crate) record: Record<'a>,
 }
 
-impl Reservation {
-    /// The bytes of the value that have not been filled in yet.
-    #[must_use]
-    pub fn missing(&self) -> usize {
-        self.value.len() - self.filled
-    }
-}
+/// How long a key's items have been read, on a scale that doubles from here on with each step.
+const EXACT_FREQUENCY: u8 = 3;
 
 impl Cache {
     /// An empty cache at the time `now` (unix seconds).
@@ -55,13 +58,26 @@ impl Cache {
     /// # Errors
     /// [`SettingsError`] where no cache can be made of these settings.
     pub fn new(settings: Settings, now: u64) -> Result<Cache, SettingsError> {
+        let Geometry { segment_size, segments, index_bytes, metadata_bytes } = settings.geometry()?;
+        let memory = |size| move |error: std::io::Error| SettingsError::Memory { size, reason: error.to_string() };
+        let bytes = segments as usize * segment_size as usize;
         Ok(Cache {
+            budget: settings.budget,
+            max_item_size: settings.max_item_size,
+            eviction: settings.eviction,
+            metadata_bytes,
+            hasher: KeyHasher::new(settings.seed),
+            random: Random::new(!settings.seed),
             now,
             sequence: 0,
+            flushed: 0,
             flush_at: None,
-            items: HashMap::new(),
-            counters: Counters { budget: settings.budget as u64, ..Counters::default() },
-            settings,
+            index: Index::new(index_bytes, segments, segment_size).map_err(memory(index_bytes))?,
+            segments: Segments::new(segments, segment_size, Index::alignment(segments, segment_size))
+                .map_err(memory(bytes))?,
+            buckets: Buckets::new(),
+            maintenance: Maintenance::new(segments),
+            totals: Totals::default(),
         })
     }
 
@@ -70,17 +86,14 @@ impl Cache {
     /// The clock never goes back: an earlier `now` leaves it where it is. To be called once for each batch of requests
     /// and at least once a second.
     pub fn advance(&mut self, now: u64) {
-        self.now = self.now.max(now);
-        if self.flush_at.is_some_and(|at| at <= self.now) {
-            self.flush_at = None;
-            self.items.clear();
+        if now > self.now {
+            self.now = now;
+            self.maintenance.clock_moved();
+            if self.flush_at.is_some_and(|at| at <= now) {
+                self.flush_now();
+            }
         }
-    }
-
-    /// Does a bounded amount of maintenance (some microseconds); says whether there is more to do at once. For times
-    /// without requests.
-    pub fn maintain(&mut self) -> bool {
-        false
+        self.maintain();
     }
 
     /// The time as it was last told, in unix seconds.
@@ -90,256 +103,224 @@ impl Cache {
     }
 
     /// The item under `key`, which counts as read.
+    #[inline]
     pub fn get(&mut self, key: &[u8]) -> Option<Item<'_>> {
-        let now = self.now;
-        let held = self.items.get_mut(key).filter(|held| !held.deadline.is_past(now))?;
-        let hit_before = std::mem::replace(&mut held.hit, true);
-        Some(Item { value: &held.value, flags: held.flags, cas: held.cas, deadline: held.deadline, hit_before })
+        let hash = self.hasher.hash(key);
+        let slot = self.live(hash, key)?.slot;
+        let frequency = self.read_again(slot.frequency);
+        if frequency != slot.frequency || !slot.hit {
+            self.index.relocate(slot, slot.location, frequency, true);
+        }
+        self.item(slot)
     }
 
     /// The item under `key`, without counting as read.
     #[must_use]
     pub fn peek(&self, key: &[u8]) -> Option<Item<'_>> {
-        let held = self.items.get(key).filter(|held| !held.deadline.is_past(self.now))?;
-        Some(Item {
-            value: &held.value,
-            flags: held.flags,
-            cas: held.cas,
-            deadline: held.deadline,
-            hit_before: held.hit,
-        })
+        let found = self.find(self.hasher.hash(key), key)?;
+        if self.end_of(&found).is_some() { None } else { self.item(found.slot) }
     }
 
     /// Asks the processor to fetch the part of the index that `key` is in. For a batch: prefetch all keys, then
     /// [`Cache::prefetch_item`] all keys, then execute.
     pub fn prefetch(&self, key: &[u8]) {
-        let _: &[u8] = key;
+        self.index.prefetch(self.hasher.hash(key));
     }
 
     /// Asks the processor to fetch the record that `key` is in; reads the index for it.
     pub fn prefetch_item(&self, key: &[u8]) {
-        let _: &[u8] = key;
-    }
-
-    /// Stores an item as `mode` says. All other stores are short for this one.
-    ///
-    /// # Errors
-    /// [`StoreError`]; what was there before is then still there.
-    pub fn store(&mut self, mode: Mode, item: &NewItem<'_>) -> Result<Outcome, StoreError> {
-        let NewItem { key, value, flags, deadline, cas } = *item;
-        if key.is_empty() || key.len() > MAX_KEY_LENGTH {
-            return Err(StoreError::KeyLength { length: key.len() });
-        }
-        let old = self.peek(key);
-        let (value, flags, deadline) = match (mode, old) {
-            (Mode::Set, _) | (Mode::Add, None) | (Mode::Replace, Some(_)) => (value.to_vec(), flags, deadline),
-            (Mode::Cas(expected), Some(old)) if old.cas == expected => (value.to_vec(), flags, deadline),
-            (Mode::Cas(_), Some(_)) => return Ok(Outcome::Exists),
-            (Mode::Cas(_), None) => return Ok(Outcome::NotFound),
-            (Mode::Append, Some(old)) => ([old.value, value].concat(), old.flags, old.deadline),
-            (Mode::Prepend, Some(old)) => ([value, old.value].concat(), old.flags, old.deadline),
-            (Mode::Add | Mode::Replace | Mode::Append | Mode::Prepend, _) => return Ok(Outcome::NotStored),
-        };
-        if value.len() > self.settings.max_item_size {
-            return Err(StoreError::TooLarge { size: value.len(), limit: self.settings.max_item_size });
-        }
-        self.sequence += 1;
-        let cas = cas.unwrap_or(self.sequence);
-        self.counters.stored += 1;
-        self.items.insert(key.to_vec(), Held { value, flags, cas, deadline, hit: false });
-        Ok(Outcome::Stored { cas })
-    }
-
-    /// Stores an item whatever was there.
-    ///
-    /// # Errors
-    /// As [`Cache::store`].
-    pub fn set(&mut self, key: &[u8], value: &[u8], flags: u32, deadline: Deadline) -> Result<Outcome, StoreError> {
-        self.store(Mode::Set, &NewItem { key, value, flags, deadline, cas: None })
-    }
-
-    /// Stores an item if its key is not there.
-    ///
-    /// # Errors
-    /// As [`Cache::store`].
-    pub fn add(&mut self, key: &[u8], value: &[u8], flags: u32, deadline: Deadline) -> Result<Outcome, StoreError> {
-        self.store(Mode::Add, &NewItem { key, value, flags, deadline, cas: None })
-    }
-
-    /// Stores an item if its key is there.
-    ///
-    /// # Errors
-    /// As [`Cache::store`].
-    pub fn replace(&mut self, key: &[u8], value: &[u8], flags: u32, deadline: Deadline) -> Result<Outcome, StoreError> {
-        self.store(Mode::Replace, &NewItem { key, value, flags, deadline, cas: None })
-    }
-
-    /// Puts `value` behind the value that is there; flags and deadline stay.
-    ///
-    /// # Errors
-    /// As [`Cache::store`].
-    pub fn append(&mut self, key: &[u8], value: &[u8]) -> Result<Outcome, StoreError> {
-        self.store(Mode::Append, &NewItem { key, value, flags: 0, deadline: Deadline::Never, cas: None })
-    }
-
-    /// Puts `value` before the value that is there; flags and deadline stay.
-    ///
-    /// # Errors
-    /// As [`Cache::store`].
-    pub fn prepend(&mut self, key: &[u8], value: &[u8]) -> Result<Outcome, StoreError> {
-        self.store(Mode::Prepend, &NewItem { key, value, flags: 0, deadline: Deadline::Never, cas: None })
-    }
-
-    /// Stores an item if its key is there with the CAS `expected`.
-    ///
-    /// # Errors
-    /// As [`Cache::store`].
-    pub fn cas(
-        &mut self,
-        key: &[u8],
-        value: &[u8],
-        flags: u32,
-        deadline: Deadline,
-        expected: u64,
-    ) -> Result<Outcome, StoreError> {
-        self.store(Mode::Cas(expected), &NewItem { key, value, flags, deadline, cas: None })
+        self.index.candidates(self.hasher.hash(key), |location| self.segments.prefetch(location));
     }
 
     /// Removes the item under `key`; says whether it was there.
     pub fn delete(&mut self, key: &[u8]) -> bool {
-        let now = self.now;
-        self.items.remove(key).is_some_and(|held| !held.deadline.is_past(now))
-    }
-
-    /// Adds `delta` to the decimal number under `key` and returns the sum, which wraps at 2^64. Flags and deadline stay.
-    ///
-    /// # Errors
-    /// [`ArithmeticError`]; the value is then as it was.
-    pub fn incr(&mut self, key: &[u8], delta: u64) -> Result<u64, ArithmeticError> {
-        self.count(key, |number| number.wrapping_add(delta))
-    }
-
-    /// Subtracts `delta` from the decimal number under `key` and returns the difference, which is never below 0. The
-    /// value keeps its length: a shorter number is followed by spaces, as in memcached. Flags and deadline stay.
-    ///
-    /// # Errors
-    /// [`ArithmeticError`]; the value is then as it was.
-    pub fn decr(&mut self, key: &[u8], delta: u64) -> Result<u64, ArithmeticError> {
-        self.count(key, |number| number.saturating_sub(delta))
-    }
-
-    fn count(&mut self, key: &[u8], change: impl Fn(u64) -> u64) -> Result<u64, ArithmeticError> {
-        let now = self.now;
-        let Some(held) = self.items.get_mut(key).filter(|held| !held.deadline.is_past(now)) else {
-            return Err(ArithmeticError::NotFound);
-        };
-        let number = std::str::from_utf8(&held.value)
-            .ok()
-            .and_then(|text| text.trim_end().parse().ok())
-            .map(change)
-            .ok_or(ArithmeticError::NotANumber)?;
-        self.sequence += 1;
-        held.cas = self.sequence;
-        held.value = format!("{number:<width$}", width = held.value.len()).into_bytes();
-        Ok(number)
-    }
-
-    /// Gives the item under `key` another deadline; says whether it was there. Its CAS stays.
-    ///
-    /// # Errors
-    /// [`StoreError::OutOfMemory`] where the item had to move and there was no room; its deadline is then as it was.
-    pub fn touch(&mut self, key: &[u8], deadline: Deadline) -> Result<bool, StoreError> {
-        let now = self.now;
-        let Some(held) = self.items.get_mut(key).filter(|held| !held.deadline.is_past(now)) else {
-            return Ok(false);
-        };
-        held.deadline = deadline;
-        Ok(true)
-    }
-
-    /// Gives the item under `key` another deadline and returns the item, which counts as read.
-    ///
-    /// # Errors
-    /// As [`Cache::touch`].
-    pub fn get_and_touch(&mut self, key: &[u8], deadline: Deadline) -> Result<Option<Item<'_>>, StoreError> {
-        if self.touch(key, deadline)? { Ok(self.get(key)) } else { Ok(None) }
+        let found = self.live(self.hasher.hash(key), key).map(|found| (found.slot, found.record.length()));
+        if let Some((slot, length)) = found {
+            self.drop_item(slot, length);
+        }
+        found.is_some()
     }
 
     /// Drops every item: at once, or once the clock reaches `at` (unix seconds), and then those too that were stored
     /// in between. A later call replaces the time of an earlier one.
     pub fn flush(&mut self, at: Option<u64>) {
-        self.flush_at = Some(at.unwrap_or(self.now));
-        self.advance(self.now);
+        match at {
+            Some(at) if at > self.now => self.flush_at = Some(at),
+            _ => self.flush_now(),
+        }
     }
 
-    /// All items with their keys, in no order.
+    fn flush_now(&mut self) {
+        self.flush_at = None;
+        // What is written from now on goes into other segments, so that the flushed ones can be dropped whole.
+        (0..=NEVER).for_each(|bucket| self.seal(bucket));
+        self.flushed = self.sequence;
+        (self.totals.items, self.totals.item_bytes) = (0, 0);
+        self.maintenance.flushed();
+    }
+
+    /// All items with their keys, in no order. It reads the whole memory: for tests and dumps.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], Item<'_>)> {
-        self.items.keys().filter_map(|key| self.peek(key).map(|item| (key.as_slice(), item)))
+        (0..self.segments.count())
+            .filter(|id| !matches!(self.segments.get(*id).state, State::Free | State::Retired))
+            .flat_map(|id| self.records(Segments::first(id)))
+            .filter_map(|(location, record)| {
+                let slot = self.index.find_location(self.hasher.hash(record.key()), location)?;
+                let ended = self.end_of(&Found { slot, record }).is_some();
+                if ended { None } else { Some((record.key(), self.item(slot)?)) }
+            })
     }
 
     /// Figures of the whole cache.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        Counters { items: self.items.len() as u64, ..self.counters }
+        let size = u64::from(self.segments.size());
+        Counters {
+            items: self.totals.items,
+            item_bytes: self.totals.item_bytes,
+            stored: self.totals.stored,
+            evicted: self.totals.evicted,
+            expired: self.totals.expired,
+            budget: self.budget as u64,
+            index_bytes: self.index.bytes() as u64,
+            segment_bytes: u64::from(self.segments.used_count()) * size,
+            metadata_bytes: self.metadata_bytes as u64,
+            segment_size: size,
+            segments_used: self.segments.used_count().into(),
+            segments_free: self.segments.free_count().into(),
+            reservations: self.totals.reservations as u64,
+        }
     }
 
     /// Figures of each TTL bucket that has segments, shortest TTL first, items that never expire last.
     pub fn ttl_buckets(&self) -> impl Iterator<Item = TtlBucket> {
-        std::iter::empty()
+        self.buckets.figures(&self.segments)
     }
 
-    /// Makes room for a value of `value_length` bytes that will be received bit by bit; nothing can be seen of it
-    /// until [`Cache::commit`]. [`NewItem::value`] is not looked at.
-    ///
-    /// # Errors
-    /// [`StoreError`]: too large, no memory, or too many reservations at once.
-    pub fn reserve(&mut self, item: &NewItem<'_>, value_length: usize) -> Result<Reservation, StoreError> {
-        if value_length > self.settings.max_item_size {
-            return Err(StoreError::TooLarge { size: value_length, limit: self.settings.max_item_size });
+    /// The records from `location` to the end of its segment, whether they are still in the index or not.
+    pub(crate) fn records(&self, location: Location) -> impl Iterator<Item = (Location, Record<'_>)> {
+        let at = move |location: Location| Some((location, self.segments.record(location)?));
+        std::iter::successors(at(location), move |(location, record)| {
+            at(self.segments.following(*location, &record.layout))
+        })
+    }
+
+    /// The item under `key` in the index, whether it has ended or not.
+    #[inline]
+    pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Option<Found<'_>> {
+        let is_it = |location| self.segments.record(location).is_some_and(|record| record.key() == key);
+        let slot = self.index.find(hash, is_it)?;
+        Some(Found { slot, record: self.segments.record(slot.location)? })
+    }
+
+    /// The live item under `key`; one that has ended leaves the index on the way.
+    #[inline]
+    pub(crate) fn live(&mut self, hash: u64, key: &[u8]) -> Option<Found<'_>> {
+        let found = self.find(hash, key)?;
+        let (slot, length) = (found.slot, found.record.length());
+        if let Some(end) = self.end_of(&found) {
+            self.drop_ended(slot, length, end);
+            return None;
         }
-        if self.counters.reservations >= MAX_RESERVATIONS as u64 {
-            return Err(StoreError::TooManyReservations { limit: MAX_RESERVATIONS });
+        Some(Found { slot, record: self.segments.record(slot.location)? })
+    }
+
+    /// Why an item is no longer served, if it is not.
+    #[inline]
+    pub(crate) fn end_of(&self, found: &Found<'_>) -> Option<End> {
+        let segment = self.segments.get(found.slot.location.segment);
+        if segment.base_sequence + found.record.header.sequence <= self.flushed {
+            return Some(End::Flushed);
         }
-        self.counters.reservations += 1;
-        let NewItem { key, value: _, flags, deadline, cas } = *item;
-        Ok(Reservation { key: key.to_vec(), value: vec![0; value_length], filled: 0, flags, deadline, cas })
+        let expired = segment.width > 0 && segment.base_deadline + u64::from(found.record.header.deadline) < self.now;
+        expired.then_some(End::Expired)
     }
 
-    /// The part of the reservation's value that has not been filled in yet; [`Cache::filled`] says how much was
-    /// written to it.
-    pub fn unfilled<'a>(&'a mut self, reservation: &'a mut Reservation) -> &'a mut [u8] {
-        &mut reservation.value[reservation.filled..]
+    /// The item of a slot.
+    #[inline]
+    pub(crate) fn item(&self, slot: Slot) -> Option<Item<'_>> {
+        let record = self.segments.record(slot.location)?;
+        Some(Item {
+            value: record.value(),
+            flags: record.header.flags,
+            cas: self.cas_of(slot.location.segment, &record),
+            deadline: self.deadline_of(slot.location.segment, &record),
+            hit_before: slot.hit,
+        })
     }
 
-    /// Counts the first `length` bytes of [`Cache::unfilled`] as filled in; returns how many are still missing.
-    pub fn filled(&mut self, reservation: &mut Reservation, length: usize) -> usize {
-        reservation.filled += length.min(reservation.missing());
-        reservation.missing()
+    pub(crate) fn cas_of(&self, segment: u32, record: &Record<'_>) -> u64 {
+        record.header.cas.unwrap_or(self.segments.get(segment).base_sequence + record.header.sequence)
     }
 
-    /// Copies the next bytes of the value into the reservation, as many as are missing; returns how many still are.
-    pub fn fill(&mut self, reservation: &mut Reservation, bytes: &[u8]) -> usize {
-        let length = bytes.len().min(reservation.missing());
-        self.unfilled(reservation)[..length].copy_from_slice(&bytes[..length]);
-        self.filled(reservation, length)
-    }
-
-    /// Stores the reservation's item as `mode` says, as if it were stored now.
-    ///
-    /// # Errors
-    /// [`StoreError`]; the reservation is then given back.
-    pub fn commit(&mut self, reservation: Reservation, mode: Mode) -> Result<Outcome, StoreError> {
-        self.counters.reservations -= 1;
-        if reservation.missing() > 0 {
-            return Err(StoreError::Unfilled { missing: reservation.missing() });
+    pub(crate) fn deadline_of(&self, segment: u32, record: &Record<'_>) -> Deadline {
+        match self.segments.get(segment) {
+            segment if segment.width == 0 => Deadline::Never,
+            segment => Deadline::At(segment.base_deadline + u64::from(record.header.deadline)),
         }
-        let Reservation { key, value, flags, deadline, cas, .. } = reservation;
-        self.store(mode, &NewItem { key: &key, value: &value, flags, deadline, cas })
     }
 
-    /// Gives a reservation back; nothing of it is stored.
-    pub fn abort(&mut self, reservation: Reservation) {
-        self.counters.reservations -= 1;
-        drop(reservation);
+    /// The frequency of an item of this frequency that is read once more: up to three it counts, from there on it
+    /// doubles from step to step, by chance (Morris, "Counting large numbers of events in small registers").
+    #[inline]
+    fn read_again(&mut self, frequency: u8) -> u8 {
+        let up = frequency < EXACT_FREQUENCY
+            || frequency < crate::index::MAX_FREQUENCY
+                && self.random.next() >> (64 - u32::from(frequency - EXACT_FREQUENCY + 1)) == 0;
+        frequency + u8::from(up)
     }
+
+    /// Drops an item that has ended, and counts it as its end was.
+    pub(crate) fn drop_ended(&mut self, slot: Slot, length: u32, end: End) {
+        match end {
+            End::Expired => {
+                self.totals.expired += 1;
+                self.drop_item(slot, length);
+            }
+            End::Flushed => {
+                // The flush has taken it out of the totals.
+                self.index.remove(slot);
+                self.leave_segment(slot.location.segment, length);
+            }
+        }
+    }
+
+    /// Takes an item that was not flushed out of the index and out of all counts.
+    pub(crate) fn drop_item(&mut self, slot: Slot, length: u32) {
+        self.index.remove(slot);
+        self.uncount(slot.location.segment, length);
+    }
+
+    /// Takes an item's record out of all counts.
+    pub(crate) fn uncount(&mut self, segment: u32, length: u32) {
+        self.totals.items -= 1;
+        self.totals.item_bytes -= u64::from(length);
+        self.leave_segment(segment, length);
+    }
+
+    fn leave_segment(&mut self, id: u32, length: u32) {
+        let aligned = self.segments.aligned(length);
+        let segment = self.segments.get_mut(id);
+        segment.live_items -= 1;
+        segment.live_bytes -= aligned;
+        self.free_if_dead(id);
+    }
+
+    /// Gives a sealed segment back as soon as nothing of it is alive.
+    pub(crate) fn free_if_dead(&mut self, id: u32) {
+        let segment = self.segments.get(id);
+        if segment.live_items == 0 && segment.pins == 0 && segment.state == State::Sealed {
+            self.buckets.remove(&mut self.segments, id);
+            self.segments.free(id);
+        }
+    }
+}
+
+/// Why an item is no longer served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Its deadline has passed.
+    Expired,
+    /// It was stored before a flush.
+    Flushed,
 }

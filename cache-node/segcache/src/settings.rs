@@ -1,5 +1,10 @@
 //! What a cache is told when it is made.
 
+use crate::bucket::Buckets;
+use crate::index::CHUNK;
+use crate::record::MAX_OVERHEAD;
+use crate::segment::Segments;
+
 /// How a cache is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -67,4 +72,97 @@ pub enum SettingsError {
         /// What the system said.
         reason: String,
     },
+}
+
+/// What a cache is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    pub(crate) segment_size: u32,
+    pub(crate) segments: u32,
+    /// The addresses that the index may grow into.
+    pub(crate) index_bytes: usize,
+    /// The budget's share for metadata of segments and TTL buckets, whatever they hold.
+    pub(crate) metadata_bytes: usize,
+}
+
+/// A segment is this share of the budget, within these bounds, if the largest item allows.
+const SEGMENT_SHARE: usize = 1024;
+const SMALLEST_SEGMENT: usize = 64 << 10;
+const LARGEST_SEGMENT: usize = 1 << 20;
+/// Segments begin and end with pages of the system.
+const PAGE: usize = 4096;
+/// The fewest segments that a cache works with: one to write to, one to merge into, two to merge.
+const FEWEST_SEGMENTS: usize = 4;
+const MOST_SEGMENTS: usize = 1 << 27;
+/// The largest value: a segment's size must fit 32 bits with room to spare.
+const LARGEST_ITEM: usize = 1 << 30;
+/// A record of one byte is half index.
+const INDEX_SHARE: usize = 2;
+
+impl Settings {
+    pub(crate) fn geometry(&self) -> Result<Geometry, SettingsError> {
+        let Settings { budget, max_item_size, .. } = *self;
+        if !(1..=LARGEST_ITEM).contains(&max_item_size) {
+            return Err(SettingsError::ItemSize { max_item_size, limit: LARGEST_ITEM });
+        }
+        let fixed = Buckets::METADATA + CHUNK;
+        let smallest = Segments::size_for(MAX_OVERHEAD + max_item_size);
+        let size =
+            (budget / SEGMENT_SHARE).clamp(SMALLEST_SEGMENT, LARGEST_SEGMENT).max(smallest).next_multiple_of(PAGE);
+        let segments = (budget.saturating_sub(fixed) / (size + Segments::METADATA)).min(MOST_SEGMENTS);
+        if segments < FEWEST_SEGMENTS {
+            let needed = fixed + FEWEST_SEGMENTS * (size + Segments::METADATA);
+            return Err(SettingsError::BudgetTooSmall { budget, max_item_size, needed });
+        }
+        Ok(Geometry {
+            segment_size: size as u32,
+            segments: segments as u32,
+            index_bytes: (budget / INDEX_SHARE).next_multiple_of(CHUNK),
+            metadata_bytes: Buckets::METADATA + segments * Segments::METADATA,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Eviction, Settings, SettingsError};
+
+    fn settings(budget: usize, max_item_size: usize) -> Settings {
+        Settings { budget, max_item_size, eviction: Eviction::Merge, seed: 0 }
+    }
+
+    #[test]
+    fn segments_are_a_share_of_the_budget_that_holds_the_largest_item() {
+        for (budget, item, size) in [
+            (8 << 20, 1 << 10, 64 << 10),
+            (256 << 20, 1 << 10, 256 << 10),
+            (8 << 30, 1 << 10, 1 << 20),
+            (64 << 20, 1 << 20, (1 << 20) + 4096),
+            (1 << 30, 128 << 20, (128 << 20) + 4096),
+        ] {
+            assert_eq!(settings(budget, item).geometry().unwrap().segment_size, size, "{budget} {item}");
+        }
+    }
+
+    #[test]
+    fn all_parts_stay_within_the_budget() {
+        for budget in [1 << 20, 8 << 20, 100 << 20, 1 << 30, 1 << 40] {
+            let parts = settings(budget, 1024).geometry().unwrap();
+            let sum = parts.segments as usize * parts.segment_size as usize + parts.metadata_bytes + super::CHUNK;
+            assert!(sum <= budget && sum > budget / 10 * 8, "{parts:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_to_be_needed_is_enough() {
+        for item in [1, 1024, 1 << 20, 1 << 30] {
+            let Err(SettingsError::BudgetTooSmall { needed, .. }) = settings(0, item).geometry() else {
+                panic!("no bytes were enough");
+            };
+            assert!(settings(needed, item).geometry().is_ok(), "{item}");
+            assert!(settings(needed - 1, item).geometry().is_err(), "{item}");
+        }
+        assert!(matches!(settings(1 << 40, 0).geometry(), Err(SettingsError::ItemSize { .. })));
+        assert!(matches!(settings(1 << 40, usize::MAX).geometry(), Err(SettingsError::ItemSize { .. })));
+    }
 }

@@ -1,0 +1,94 @@
+//! Eviction: what goes when memory is full.
+
+use crate::Eviction;
+use crate::cache::Cache;
+use crate::maintenance::{Job, SEARCH};
+use crate::segment::{NONE, Segment, State};
+
+/// Draws of a segment at random before the first that can go is taken.
+const DRAWS: usize = 32;
+/// How full, in percent, a compaction may make a segment where there is eviction: fuller ones cost more copying than
+/// their items are worth.
+const WORTH_COMPACTING: u64 = 75;
+
+impl Cache {
+    /// A job that makes room, if the policy allows one.
+    pub(crate) fn eviction_job(&mut self) -> Option<Job> {
+        if self.eviction == Eviction::None {
+            return if self.can_merge() { self.compaction_job(self.segments.count(), 100) } else { None };
+        }
+        // What was overwritten or deleted goes before anything that lives.
+        if self.can_merge()
+            && let Some(job) = self.compaction_job(SEARCH, WORTH_COMPACTING)
+        {
+            return Some(job);
+        }
+        let victim = match self.eviction {
+            Eviction::None => None,
+            Eviction::Random => self.random_victim(),
+            Eviction::Fifo => self.victim_of_heads(|segment| segment.created),
+            Eviction::ClosestToExpiration => self.victim_of_heads(ends),
+            Eviction::Utilization => self.emptiest_victim(),
+            Eviction::Merge | Eviction::S3Fifo => {
+                if self.can_merge()
+                    && let Some(job) = self.merge_job()
+                {
+                    return Some(job);
+                }
+                self.victim_of_heads(|segment| segment.created)
+            }
+        };
+        // A cache of very few segments may have none that is sealed.
+        let victim = victim.or_else(|| self.victim_among_open())?;
+        Some(self.drop_job(victim))
+    }
+
+    fn can_go(&self, id: u32) -> bool {
+        let segment = self.segments.get(id);
+        segment.state == State::Sealed && segment.pins == 0
+    }
+
+    fn random_victim(&mut self) -> Option<u32> {
+        let count = self.segments.count();
+        for _ in 0..DRAWS {
+            let id = self.random.below(count as usize) as u32;
+            if self.can_go(id) {
+                return Some(id);
+            }
+        }
+        (0..count).find(|id| self.can_go(*id))
+    }
+
+    /// Of the oldest segments of the TTL buckets, the one that comes first. The oldest may be pinned: then it is the
+    /// next of its bucket.
+    fn victim_of_heads(&self, order: impl Fn(&Segment) -> u64) -> Option<u32> {
+        self.buckets
+            .heads()
+            .filter_map(|head| {
+                self.buckets.chain(&self.segments, head).take(SEARCH as usize).find(|id| self.can_go(*id))
+            })
+            .min_by_key(|id| order(self.segments.get(*id)))
+    }
+
+    fn emptiest_victim(&mut self) -> Option<u32> {
+        let count = self.segments.count();
+        let from = self.maintenance.cursor;
+        let victim = (0..count.min(SEARCH))
+            .map(|step| (from + step) % count)
+            .filter(|id| self.can_go(*id))
+            .min_by_key(|id| self.segments.get(*id).live_bytes);
+        self.maintenance.cursor = (from + SEARCH) % count;
+        victim.or_else(|| (0..count).find(|id| self.can_go(*id)))
+    }
+
+    fn victim_among_open(&self) -> Option<u32> {
+        self.buckets
+            .open()
+            .filter(|id| *id != NONE && self.segments.get(*id).pins == 0)
+            .min_by_key(|id| self.segments.get(*id).created)
+    }
+}
+
+fn ends(segment: &Segment) -> u64 {
+    if segment.width == 0 { u64::MAX } else { segment.last_deadline }
+}

@@ -1,0 +1,306 @@
+//! Work that is done a step at a time between and during operations: expired segments, flushed segments, eviction, the
+//! size of the index.
+
+use crate::cache::{Cache, Found};
+use crate::merge::Merge;
+use crate::segment::{Location, Segments, State};
+
+/// Records that one step looks at. Their index buckets are prefetched together.
+pub(crate) const BATCH: usize = 16;
+/// Records that a call of [`Cache::maintain`] looks at: some ten microseconds.
+const MAINTAIN_RECORDS: usize = 512;
+/// Records that a write looks at, while there is work: a merge of four segments into one reads each record twice, so a
+/// write must look at more than three for each that it stores to stay ahead.
+const WRITE_RECORDS: usize = 64;
+/// Segments that one search for flushed or sparse segments looks at.
+pub(crate) const SEARCH: u32 = 512;
+/// Of the segments, one in so many is kept free ahead of the writes, within these bounds.
+const FREE_SHARE: u32 = 128;
+const MOST_FREE: u32 = 32;
+/// A cache with fewer segments than this can spare none.
+const FEW_SEGMENTS: u32 = 16;
+/// A segment to merge into is always kept.
+pub(crate) const HELD_BACK: u32 = 1;
+/// Of the segments, one in so many may be open, within these bounds.
+const OPEN_SHARE: u32 = 16;
+const FEWEST_OPEN: u32 = 2;
+const MOST_OPEN: u32 = 1024;
+/// Jobs after which a write that still finds no free segment gives up.
+const MOST_JOBS: usize = 64;
+
+/// What is to be done, and what is being done.
+pub(crate) struct Maintenance {
+    job: Option<Job>,
+    /// The clock has moved since the expired segments were all found.
+    expiry_due: bool,
+    /// Where the search for flushed segments is.
+    sweep: Option<u32>,
+    /// Where the next search for a victim starts.
+    pub(crate) cursor: u32,
+    pub(crate) most_open: u32,
+    /// Free segments below which eviction begins.
+    pub(crate) free_ahead: u32,
+}
+
+/// A resumable piece of work on segments, which are busy until it is done.
+#[expect(clippy::large_enum_variant, reason = "there is one job at a time, and a box would be an allocation for each")]
+pub(crate) enum Job {
+    /// Takes all records of a segment out of the index, and frees it.
+    Drop { segment: u32, next: Location },
+    /// Copies the best records of some segments into one.
+    Merge(Merge),
+}
+
+impl Maintenance {
+    pub(crate) fn new(segments: u32) -> Maintenance {
+        let free_ahead = if segments < FEW_SEGMENTS { HELD_BACK } else { (segments / FREE_SHARE).clamp(2, MOST_FREE) };
+        Maintenance {
+            job: None,
+            expiry_due: false,
+            sweep: None,
+            cursor: 0,
+            most_open: (segments / OPEN_SHARE).clamp(FEWEST_OPEN, MOST_OPEN),
+            free_ahead,
+        }
+    }
+
+    pub(crate) fn clock_moved(&mut self) {
+        self.expiry_due = true;
+    }
+
+    pub(crate) fn flushed(&mut self) {
+        self.sweep = Some(0);
+    }
+}
+
+impl Cache {
+    /// Does a bounded amount of maintenance (some microseconds); says whether there is more to do at once. For times
+    /// without requests.
+    pub fn maintain(&mut self) -> bool {
+        self.work(MAINTAIN_RECORDS)
+    }
+
+    /// The part of maintenance that a write pays for.
+    pub(crate) fn work_for_write(&mut self) {
+        self.work(WRITE_RECORDS);
+    }
+
+    /// Works on jobs until they have looked at so many records; says whether there is more to do.
+    fn work(&mut self, records: usize) -> bool {
+        let mut left = records;
+        while left > 0 {
+            let Some(job) = self.maintenance.job.take().or_else(|| self.next_job()) else {
+                return self.tend_index();
+            };
+            self.maintenance.job = self.step(job);
+            left = left.saturating_sub(BATCH);
+        }
+        true
+    }
+
+    /// Sees to it that there is a free segment beside the one that is held back, if at all possible. Says whether
+    /// items may have moved.
+    pub(crate) fn ensure_free(&mut self) -> bool {
+        let mut disturbed = false;
+        for _ in 0..MOST_JOBS {
+            if self.segments.free_count() > HELD_BACK {
+                return disturbed;
+            }
+            let Some(mut job) = self.maintenance.job.take().or_else(|| self.next_job()) else { break };
+            disturbed = true;
+            while let Some(unfinished) = self.step(job) {
+                job = unfinished;
+            }
+        }
+        disturbed
+    }
+
+    fn next_job(&mut self) -> Option<Job> {
+        self.expired_segment().or_else(|| self.flushed_segment()).map(|id| self.drop_job(id)).or_else(|| {
+            if self.segments.free_count() <= self.maintenance.free_ahead { self.eviction_job() } else { None }
+        })
+    }
+
+    /// A segment of which everything has expired: the heads of the chains are the first to.
+    fn expired_segment(&mut self) -> Option<u32> {
+        if !self.maintenance.expiry_due {
+            return None;
+        }
+        let found = self.buckets.heads().find(|id| {
+            let segment = self.segments.get(*id);
+            segment.width > 0
+                && segment.last_deadline < self.now
+                && segment.pins == 0
+                && matches!(segment.state, State::Open | State::Sealed)
+        });
+        self.maintenance.expiry_due = found.is_some();
+        found
+    }
+
+    fn flushed_segment(&mut self) -> Option<u32> {
+        let from = self.maintenance.sweep?;
+        let end = self.segments.count().min(from + SEARCH);
+        let found = (from..end).find(|id| {
+            let segment = self.segments.get(*id);
+            segment.state == State::Sealed && segment.pins == 0 && segment.last_sequence <= self.flushed
+        });
+        let next = found.unwrap_or(end);
+        self.maintenance.sweep = (next < self.segments.count()).then_some(next);
+        found
+    }
+
+    /// A job that drops a segment, which is busy from now on.
+    pub(crate) fn drop_job(&mut self, id: u32) -> Job {
+        if self.segments.get(id).state == State::Open {
+            let bucket = self.segments.get(id).bucket;
+            self.buckets.seal(&mut self.segments, bucket);
+        }
+        self.segments.get_mut(id).state = State::Busy;
+        Job::Drop { segment: id, next: Segments::first(id) }
+    }
+
+    /// Does one step of a job; returns it if it is not done.
+    fn step(&mut self, job: Job) -> Option<Job> {
+        match job {
+            Job::Drop { segment, next } => self.drop_step(segment, next).map(|next| Job::Drop { segment, next }),
+            Job::Merge(merge) => self.merge_step(merge).map(Job::Merge),
+        }
+    }
+
+    fn drop_step(&mut self, id: u32, from: Location) -> Option<Location> {
+        if self.segments.get(id).live_items == 0 {
+            self.free_busy(id);
+            return None;
+        }
+        let (batch, next) = self.batch(from);
+        for (hash, location) in batch.into_iter().flatten() {
+            let Some((found, length)) = self.at(hash, location).map(|found| (found, found.record.length())) else {
+                continue;
+            };
+            let (slot, end) = (found.slot, self.end_of(&found));
+            match end {
+                Some(end) => self.drop_ended(slot, length, end),
+                None => {
+                    self.totals.evicted += 1;
+                    self.drop_item(slot, length);
+                }
+            }
+        }
+        if next.is_none() || self.segments.get(id).live_items == 0 {
+            self.free_busy(id);
+            return None;
+        }
+        next
+    }
+
+    /// Frees a busy segment that has no live items any more.
+    pub(crate) fn free_busy(&mut self, id: u32) {
+        self.buckets.remove(&mut self.segments, id);
+        self.segments.free(id);
+    }
+
+    /// The item of the index at exactly this place.
+    pub(crate) fn at(&self, hash: u64, location: Location) -> Option<Found<'_>> {
+        let slot = self.index.find_location(hash, location)?;
+        Some(Found { slot, record: self.segments.record(location)? })
+    }
+
+    /// The next records of a segment with the hashes of their keys, and where to go on if there are more; what the
+    /// index has of them is on its way from memory.
+    pub(crate) fn batch(&self, from: Location) -> ([Option<(u64, Location)>; BATCH], Option<Location>) {
+        let mut batch = [None; BATCH];
+        let mut next = Some(from);
+        for entry in &mut batch {
+            let Some((location, record)) = next.and_then(|at| Some((at, self.segments.record(at)?))) else {
+                return (batch, None);
+            };
+            let hash = self.hasher.hash(record.key());
+            self.index.prefetch(hash);
+            *entry = Some((hash, location));
+            next = Some(self.segments.following(location, &record.layout));
+        }
+        (batch, next)
+    }
+
+    /// Files a record under a key that is not in the index; says whether there was room for it. The index grows as it
+    /// needs to; where it cannot, and eviction is on, the least read of its neighbours leaves.
+    pub(crate) fn insert(&mut self, hash: u64, location: Location) -> bool {
+        self.grow_index();
+        let Cache { index, segments, hasher, .. } = self;
+        let hash_of = |location| segments.record(location).map_or(0, |record| hasher.hash(record.key()));
+        if index.insert(hash, location, hash_of) {
+            return true;
+        }
+        if self.eviction == crate::Eviction::None {
+            return false;
+        }
+        let coldest = self.index.coldest(hash);
+        let Some(length) = self.segments.record(coldest.location).map(|record| record.length()) else { return false };
+        self.evict(coldest, length);
+        let Cache { index, segments, hasher, .. } = self;
+        index.insert(hash, location, |location| segments.record(location).map_or(0, |record| hasher.hash(record.key())))
+    }
+
+    /// Drops an item to make room, unless it has ended anyway.
+    fn evict(&mut self, slot: crate::index::Slot, length: u32) {
+        let end = self.segments.record(slot.location).and_then(|record| self.end_of(&Found { slot, record }));
+        match end {
+            Some(end) => self.drop_ended(slot, length, end),
+            None => {
+                self.totals.evicted += 1;
+                self.drop_item(slot, length);
+            }
+        }
+    }
+
+    /// Lets the index grow by a step if it wants to and the budget allows.
+    fn grow_index(&mut self) {
+        if !self.index.wants_growth() || !self.memory_for_index() {
+            return;
+        }
+        let Cache { index, segments, hasher, .. } = self;
+        let hash_of = |location| segments.record(location).map_or(0, |record| hasher.hash(record.key()));
+        let homeless = index.grow(|location| segments.prefetch(location), hash_of);
+        self.lose(&homeless);
+    }
+
+    /// Lets the index shrink by a step if it is much too large, and gives the memory back to the segments. Says
+    /// whether there is more to do.
+    fn tend_index(&mut self) -> bool {
+        if !self.index.wants_shrinking() {
+            return false;
+        }
+        let Cache { index, segments, hasher, .. } = self;
+        let hash_of = |location| segments.record(location).map_or(0, |record| hasher.hash(record.key()));
+        let homeless = index.shrink(|location| segments.prefetch(location), hash_of);
+        self.lose(&homeless);
+        if self.committed() + self.index.bytes() + self.segments.size() as usize <= self.budget {
+            self.segments.restore();
+        }
+        self.index.wants_shrinking()
+    }
+
+    /// Takes records out of the counts that the index has no place for.
+    fn lose(&mut self, homeless: &[Location]) {
+        for location in homeless {
+            if let Some(length) = self.segments.record(*location).map(|record| record.length()) {
+                self.totals.evicted += 1;
+                self.uncount(location.segment, length);
+            }
+        }
+    }
+
+    /// Bytes of the budget that are not the index's.
+    fn committed(&self) -> usize {
+        let segments = self.segments.count() - self.segments.retired_count();
+        self.metadata_bytes + segments as usize * self.segments.size() as usize
+    }
+
+    /// Finds memory for a step of growth of the index, at the cost of a free segment if need be.
+    fn memory_for_index(&mut self) -> bool {
+        let grown = self.index.bytes_grown();
+        grown == self.index.bytes()
+            || self.committed() + grown <= self.budget
+            || self.segments.free_count() > HELD_BACK && self.segments.retire()
+    }
+}

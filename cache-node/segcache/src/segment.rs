@@ -1,0 +1,337 @@
+//! Segments: equal parts of one region, written append-only.
+
+use std::io;
+
+use crate::record::{Header, Layout};
+use crate::volume::Region;
+
+/// No segment.
+pub(crate) const NONE: u32 = u32::MAX;
+/// Left free at the start of each segment, so that no record is at offset 0 and a header has room.
+const SEGMENT_HEADER: u32 = 64;
+
+/// Where a record lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Location {
+    pub(crate) segment: u32,
+    pub(crate) offset: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// On the free list.
+    Free,
+    /// Its memory has gone to the index.
+    Retired,
+    /// Takes records.
+    Open,
+    /// Takes no more records; in its TTL bucket's chain, as open ones are.
+    Sealed,
+    /// Worked on by the job that runs; it decides when the segment becomes free.
+    Busy,
+}
+
+/// What is known of a segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    pub(crate) state: State,
+    /// Its TTL bucket, and its neighbours in that bucket's chain.
+    pub(crate) bucket: u16,
+    pub(crate) previous: u32,
+    pub(crate) next: u32,
+    /// Where the next record goes.
+    pub(crate) written: u32,
+    /// Items of the index that are here, and the bytes of their records.
+    pub(crate) live_items: u32,
+    pub(crate) live_bytes: u32,
+    /// Open reservations: a pinned segment stays as it is.
+    pub(crate) pins: u16,
+    /// Bytes of a record's deadline, 0 to 4; 0 for items that never expire.
+    pub(crate) width: u8,
+    /// Records count their deadline from this.
+    pub(crate) base_deadline: u64,
+    /// No record has a deadline after this.
+    pub(crate) last_deadline: u64,
+    /// Records count their sequence from this.
+    pub(crate) base_sequence: u64,
+    /// No record has a sequence after this.
+    pub(crate) last_sequence: u64,
+    /// Ascends with every segment that is taken into use.
+    pub(crate) created: u64,
+}
+
+const FREE: Segment = Segment {
+    state: State::Free,
+    bucket: 0,
+    previous: NONE,
+    next: NONE,
+    written: SEGMENT_HEADER,
+    live_items: 0,
+    live_bytes: 0,
+    pins: 0,
+    width: 0,
+    base_deadline: 0,
+    last_deadline: 0,
+    base_sequence: 0,
+    last_sequence: 0,
+    created: 0,
+};
+
+impl Segment {
+    /// The largest deadline that a record here can have.
+    pub(crate) fn farthest_deadline(&self) -> u64 {
+        match self.width {
+            0 => 0,
+            width => self.base_deadline.saturating_add((1 << (8 * u64::from(width))) - 1),
+        }
+    }
+}
+
+/// All segments and the memory that they share.
+pub(crate) struct Segments {
+    region: Region,
+    segments: Vec<Segment>,
+    size: u32,
+    /// A record's offset is a multiple of this.
+    alignment: u32,
+    free: Vec<u32>,
+    retired: Vec<u32>,
+    created: u64,
+}
+
+impl Segments {
+    pub(crate) fn new(count: u32, size: u32, alignment: u32) -> io::Result<Segments> {
+        Ok(Segments {
+            region: Region::anonymous(count as usize * size as usize)?,
+            segments: vec![FREE; count as usize],
+            size,
+            alignment,
+            // The last is taken first: a cache that is not full touches the low addresses only.
+            free: (0..count).rev().collect(),
+            retired: Vec::with_capacity(count as usize),
+            created: 0,
+        })
+    }
+
+    /// The memory that one segment costs beside its bytes.
+    pub(crate) const METADATA: usize = size_of::<Segment>() + 2 * size_of::<u32>();
+
+    /// The bytes of a segment that records can use.
+    pub(crate) fn capacity(&self) -> u32 {
+        self.size - SEGMENT_HEADER
+    }
+
+    /// The smallest segment that holds a record of this length.
+    pub(crate) fn size_for(record: usize) -> usize {
+        record + SEGMENT_HEADER as usize
+    }
+
+    pub(crate) fn size(&self) -> u32 {
+        self.size
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.segments.len() as u32
+    }
+
+    pub(crate) fn free_count(&self) -> u32 {
+        self.free.len() as u32
+    }
+
+    pub(crate) fn retired_count(&self) -> u32 {
+        self.retired.len() as u32
+    }
+
+    pub(crate) fn used_count(&self) -> u32 {
+        self.count() - self.free_count() - self.retired_count()
+    }
+
+    pub(crate) fn get(&self, id: u32) -> &Segment {
+        &self.segments[id as usize]
+    }
+
+    pub(crate) fn get_mut(&mut self, id: u32) -> &mut Segment {
+        &mut self.segments[id as usize]
+    }
+
+    /// Takes a free segment into use, open and empty.
+    pub(crate) fn take(&mut self) -> Option<u32> {
+        let id = self.free.pop()?;
+        self.created += 1;
+        self.segments[id as usize] = Segment { state: State::Open, created: self.created, ..FREE };
+        Some(id)
+    }
+
+    /// Gives a segment without live items back.
+    pub(crate) fn free(&mut self, id: u32) {
+        debug_assert_eq!((self.get(id).live_items, self.get(id).pins), (0, 0));
+        self.segments[id as usize] = FREE;
+        self.free.push(id);
+    }
+
+    /// Gives the memory of a free segment up; says whether there was one.
+    pub(crate) fn retire(&mut self) -> bool {
+        let Some(id) = self.free.pop() else { return false };
+        self.segments[id as usize].state = State::Retired;
+        self.region.release(id as usize * self.size as usize, self.size as usize);
+        self.retired.push(id);
+        true
+    }
+
+    /// Takes the memory of a retired segment back; says whether there was one.
+    pub(crate) fn restore(&mut self) -> bool {
+        let Some(id) = self.retired.pop() else { return false };
+        self.segments[id as usize].state = State::Free;
+        self.free.push(id);
+        true
+    }
+
+    fn start(&self, id: u32) -> usize {
+        id as usize * self.size as usize
+    }
+
+    /// The bytes from `location` to the end of what is written in its segment.
+    #[inline]
+    pub(crate) fn record_bytes(&self, location: Location) -> &[u8] {
+        let start = self.start(location.segment);
+        let end = start + self.get(location.segment).written as usize;
+        self.region.bytes().get(start + location.offset as usize..end).unwrap_or_default()
+    }
+
+    pub(crate) fn prefetch(&self, location: Location) {
+        let at = self.start(location.segment) + location.offset as usize;
+        self.region.prefetch(at);
+        // A short record often straddles two lines.
+        self.region.prefetch(at + 63);
+    }
+
+    /// Reads the record at `location`.
+    #[inline]
+    pub(crate) fn record(&self, location: Location) -> Option<Record<'_>> {
+        let bytes = self.record_bytes(location);
+        let (header, layout) = Header::decode(bytes, self.get(location.segment).width.into())?;
+        Some(Record { bytes: &bytes[..layout.end], header, layout })
+    }
+
+    /// The first record of a segment, if it has any.
+    pub(crate) fn first(id: u32) -> Location {
+        Location { segment: id, offset: SEGMENT_HEADER }
+    }
+
+    /// The place behind a record.
+    pub(crate) fn following(&self, location: Location, layout: &Layout) -> Location {
+        let length = self.aligned(layout.end as u32);
+        Location { offset: location.offset + length, ..location }
+    }
+
+    /// What a record of `length` bytes takes.
+    pub(crate) fn aligned(&self, length: u32) -> u32 {
+        length.next_multiple_of(self.alignment)
+    }
+
+    /// Whether a record of `length` bytes fits into the segment.
+    pub(crate) fn has_room(&self, id: u32, length: u32) -> bool {
+        self.aligned(length) <= self.size - self.get(id).written
+    }
+
+    /// Takes `length` bytes at the end of a segment that has room for them.
+    pub(crate) fn append(&mut self, id: u32, length: u32) -> (Location, &mut [u8]) {
+        let start = self.start(id);
+        let aligned = self.aligned(length);
+        let segment = &mut self.segments[id as usize];
+        let location = Location { segment: id, offset: segment.written };
+        segment.written += aligned;
+        let from = start + location.offset as usize;
+        (location, &mut self.region.bytes_mut()[from..from + length as usize])
+    }
+
+    /// Takes the record at `location` back if it is the last of its segment.
+    pub(crate) fn take_back(&mut self, location: Location, length: u32) {
+        let aligned = self.aligned(length);
+        let segment = self.get_mut(location.segment);
+        if segment.written == location.offset + aligned {
+            segment.written = location.offset;
+        }
+    }
+
+    /// `length` bytes of a record, `within` bytes from its start.
+    pub(crate) fn part_mut(&mut self, location: Location, within: usize, length: usize) -> &mut [u8] {
+        let from = self.start(location.segment) + location.offset as usize + within;
+        &mut self.region.bytes_mut()[from..from + length]
+    }
+
+    /// `length` bytes of a record, `within` bytes from its start, also of one whose segment was freed just now.
+    pub(crate) fn part(&self, location: Location, within: usize, length: usize) -> &[u8] {
+        let from = self.start(location.segment) + location.offset as usize + within;
+        &self.region.bytes()[from..from + length]
+    }
+
+    /// Copies `length` bytes from one record into another, each `within` bytes from its start.
+    pub(crate) fn copy(&mut self, from: (Location, usize), to: (Location, usize), length: usize) {
+        let source = self.start(from.0.segment) + from.0.offset as usize + from.1;
+        let target = self.start(to.0.segment) + to.0.offset as usize + to.1;
+        self.region.bytes_mut().copy_within(source..source + length, target);
+    }
+}
+
+/// A record in its segment.
+#[derive(Clone, Copy)]
+pub(crate) struct Record<'a> {
+    bytes: &'a [u8],
+    pub(crate) header: Header,
+    pub(crate) layout: Layout,
+}
+
+impl<'a> Record<'a> {
+    #[inline]
+    pub(crate) fn key(&self) -> &'a [u8] {
+        &self.bytes[self.layout.key..self.layout.value]
+    }
+
+    #[inline]
+    pub(crate) fn value(&self) -> &'a [u8] {
+        &self.bytes[self.layout.value..]
+    }
+
+    pub(crate) fn length(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Location, Segments, State};
+
+    #[test]
+    fn segments_are_taken_from_low_addresses_and_given_back() {
+        let mut segments = Segments::new(3, 4096, 1).unwrap();
+        assert_eq!(segments.take(), Some(0));
+        assert_eq!(segments.take(), Some(1));
+        segments.free(0);
+        assert!(segments.retire());
+        assert_eq!(segments.get(0).state, State::Retired);
+        assert_eq!((segments.free_count(), segments.used_count(), segments.retired_count()), (1, 1, 1));
+        assert!(segments.restore());
+        assert!(!segments.restore());
+        assert_eq!(segments.take(), Some(0));
+        assert_eq!(segments.take(), Some(2));
+        assert_eq!(segments.take(), None);
+        assert!(!segments.retire());
+    }
+
+    #[test]
+    fn records_are_aligned_and_the_last_can_be_taken_back() {
+        let mut segments = Segments::new(1, 4096, 8).unwrap();
+        let id = segments.take().unwrap();
+        let (first, _) = segments.append(id, 13);
+        let (second, bytes) = segments.append(id, 16);
+        assert_eq!(bytes.len(), 16);
+        assert_eq!(second, Location { segment: id, offset: first.offset + 16 });
+        segments.take_back(first, 13);
+        assert_eq!(segments.get(id).written, second.offset + 16);
+        segments.take_back(second, 16);
+        assert_eq!(segments.get(id).written, second.offset);
+        assert!(segments.has_room(id, 4096 - second.offset));
+        assert!(!segments.has_room(id, 4096 - second.offset + 1));
+    }
+}
