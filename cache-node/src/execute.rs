@@ -1,0 +1,357 @@
+//! Commands and the cache become replies: the only place where protocol and storage meet.
+
+use memcache::{Command, Rejection, Reply, Span, Verb, write_number, write_value_head};
+use segcache::{ArithmeticError, Cache, Deadline, Item, Mode, NewItem, Outcome, StoreError};
+
+use crate::buffers::{Batch, Current, OUTPUT_LIMIT, Output};
+use crate::metrics::{Counters, Kind, Metrics};
+use crate::statistics;
+
+/// `VALUE `, flags, length, CAS, spaces and line ends: what a value's reply has beside key and value at most.
+const VALUE_FRAME: usize = 64;
+/// The longest reply that holds no value.
+const SHORT_REPLY: usize = 128;
+/// Keys that are looked up ahead in a retrieval of many, so that their memory is on its way.
+const LOOK_AHEAD: usize = 16;
+
+/// Whether the current command is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    Done,
+    /// The output must be sent before this command can go on.
+    Pause,
+}
+
+/// Who counts, and what can be told about the node.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The counters of the executing thread.
+    pub counters: &'a Counters,
+    /// The whole node's figures.
+    pub metrics: &'a Metrics,
+}
+
+/// Executes the batch's commands until they are done or there is as much output as may be; the batch then has to be
+/// sent and to come again.
+pub fn execute(batch: &mut Batch, cache: &mut Cache, context: Context<'_>) {
+    prefetch(batch, cache);
+    while !batch.is_output_full() {
+        let Some(current) = batch.current() else { return };
+        let quit = current.command == Command::Quit;
+        if perform(current, cache, context) == Flow::Pause {
+            return;
+        }
+        batch.finish_command();
+        batch.quit |= quit;
+    }
+}
+
+/// Has the memory of all keys fetched before the first is needed: in a large cache each look-up otherwise waits for
+/// main memory twice.
+fn prefetch(batch: &Batch, cache: &Cache) {
+    let (commands, input) = batch.waiting();
+    if commands.len() < 2 {
+        return;
+    }
+    for key in commands.iter().filter_map(|command| key_of(command, input)) {
+        cache.prefetch(key);
+    }
+    for key in commands.iter().filter_map(|command| key_of(command, input)) {
+        cache.prefetch_item(key);
+    }
+}
+
+/// The first key that a command looks up.
+fn key_of<'a>(command: &Command, input: &'a [u8]) -> Option<&'a [u8]> {
+    match command {
+        Command::Get { keys, .. } | Command::GetAndTouch { keys, .. } => {
+            let keys = keys.of(input);
+            let end = memchr::memchr(b' ', keys).unwrap_or(keys.len());
+            Some(&keys[..end])
+        }
+        Command::Store { key, .. }
+        | Command::StoreTooLarge { key, .. }
+        | Command::Delete { key, .. }
+        | Command::Count { key, .. }
+        | Command::Touch { key, .. } => Some(key.of(input)),
+        _ => None,
+    }
+}
+
+/// The whole of one request's meaning.
+fn perform(current: Current<'_>, cache: &mut Cache, context: Context<'_>) -> Flow {
+    let Current { command, input, keys_done, mut output } = current;
+    let counters = context.counters;
+    let (reply, noreply) = match command {
+        Command::Get { keys, with_cas } => {
+            let retrieval = Retrieval { kind: Kind::Get, keys: keys.of(input), with_cas, touch: None };
+            return retrieval.perform(keys_done, &mut output, cache, counters);
+        }
+        Command::GetAndTouch { keys, with_cas, exptime } => {
+            let touch = Some(Deadline::from_memcached(exptime, cache.now()));
+            let retrieval = Retrieval { kind: Kind::GetAndTouch, keys: keys.of(input), with_cas, touch };
+            return retrieval.perform(keys_done, &mut output, cache, counters);
+        }
+        // Everything else answers shortly, and must not be done twice because of its answer.
+        _ if output.room(SHORT_REPLY).is_none() => return Flow::Pause,
+        Command::Store { verb, key, value, flags, exptime, noreply } => {
+            let deadline = Deadline::from_memcached(exptime, cache.now());
+            let item = NewItem { key: key.of(input), value: value.of(input), flags, deadline, cas: None };
+            (store(verb, &item, cache, counters), noreply)
+        }
+        Command::StoreTooLarge { verb, key, noreply } => {
+            counters.request(kind_of(verb));
+            if verb == Verb::Set {
+                cache.delete(key.of(input));
+            }
+            (server_error(Reply::TooLarge, counters), noreply)
+        }
+        Command::Delete { key, noreply } => {
+            counters.request(Kind::Delete);
+            let found = cache.delete(key.of(input));
+            (found_or_not(found, Reply::Deleted, Kind::Delete, counters), noreply)
+        }
+        Command::Touch { key, exptime, noreply } => {
+            counters.request(Kind::Touch);
+            let deadline = Deadline::from_memcached(exptime, cache.now());
+            let reply = match cache.touch(key.of(input), deadline) {
+                Ok(found) => found_or_not(found, Reply::Touched, Kind::Touch, counters),
+                Err(_) => server_error(Reply::OutOfMemoryTouching, counters),
+            };
+            (reply, noreply)
+        }
+        Command::Count { key, delta, up, noreply } => match count(key.of(input), delta, up, cache, counters) {
+            Ok(_) if noreply => return Flow::Done,
+            Ok(number) => return write_count(number, &mut output),
+            Err(reply) => (reply, noreply),
+        },
+        Command::FlushAll { delay, noreply } => {
+            counters.request(Kind::Flush);
+            cache.flush(flush_time(delay, cache.now()));
+            (Reply::Ok, noreply)
+        }
+        Command::Verbosity { noreply } => {
+            counters.request(Kind::Service);
+            (Reply::Ok, noreply)
+        }
+        Command::MetaNoop => {
+            counters.request(Kind::Service);
+            (Reply::MetaNoop, false)
+        }
+        Command::Version => return version(&mut output, counters),
+        Command::Stats { of } => return stats(of, input, &mut output, cache, context),
+        Command::Quit => {
+            counters.request(Kind::Service);
+            return Flow::Done;
+        }
+        Command::Reject { rejection, noreply } => {
+            counters.request(Kind::Invalid);
+            return if noreply { Flow::Done } else { write(rejection.text(), &mut output) };
+        }
+    };
+    if noreply { Flow::Done } else { write(reply.text(), &mut output) }
+}
+
+/// A `get` or one of its relatives.
+struct Retrieval<'a> {
+    kind: Kind,
+    keys: &'a [u8],
+    with_cas: bool,
+    touch: Option<Deadline>,
+}
+
+impl Retrieval<'_> {
+    /// Answers the keys behind the first `keys_done` bytes, as many as the output has room for.
+    fn perform(&self, keys_done: &mut usize, output: &mut Output<'_>, cache: &mut Cache, counters: &Counters) -> Flow {
+        if *keys_done == 0 {
+            counters.request(self.kind);
+        }
+        let mut looked_up = 0_usize;
+        while let Some((key, end)) = next_key(self.keys, *keys_done) {
+            if output.length() >= OUTPUT_LIMIT {
+                return Flow::Pause;
+            }
+            if looked_up.is_multiple_of(LOOK_AHEAD) && end < self.keys.len() {
+                look_ahead(self.keys, *keys_done, cache);
+            }
+            looked_up += 1;
+            match self.look_up(key, cache) {
+                Ok(Some(item)) => {
+                    let Some(out) = output.room(key.len() + item.value.len() + VALUE_FRAME) else {
+                        return Flow::Pause;
+                    };
+                    write_value_head(out, key, item.flags, item.value.len(), self.with_cas.then_some(item.cas));
+                    out.extend_from_slice(item.value);
+                    out.extend_from_slice(b"\r\n");
+                    counters.hit(self.kind);
+                }
+                Ok(None) => counters.miss(self.kind),
+                // The item is served all the same to the next reader; this one is told why it is not touched.
+                Err(_) => {
+                    *keys_done = self.keys.len();
+                    return write(server_error(Reply::OutOfMemoryTouching, counters).text(), output);
+                }
+            }
+            *keys_done = end;
+        }
+        write(Reply::End.text(), output)
+    }
+
+    fn look_up<'c>(&self, key: &[u8], cache: &'c mut Cache) -> Result<Option<Item<'c>>, StoreError> {
+        match self.touch {
+            None => Ok(cache.get(key)),
+            Some(deadline) => cache.get_and_touch(key, deadline),
+        }
+    }
+}
+
+/// The key that follows offset `from`, and where it ends.
+fn next_key(keys: &[u8], from: usize) -> Option<(&[u8], usize)> {
+    let start = from + keys.get(from..)?.iter().position(|byte| *byte != b' ')?;
+    let end = memchr::memchr(b' ', &keys[start..]).map_or(keys.len(), |length| start + length);
+    Some((&keys[start..end], end))
+}
+
+/// Has the memory of the next keys fetched.
+fn look_ahead(keys: &[u8], from: usize, cache: &Cache) {
+    let ahead = || {
+        let mut at = from;
+        std::iter::from_fn(move || {
+            let (key, end) = next_key(keys, at)?;
+            at = end;
+            Some(key)
+        })
+        .take(LOOK_AHEAD)
+    };
+    ahead().for_each(|key| cache.prefetch(key));
+    ahead().for_each(|key| cache.prefetch_item(key));
+}
+
+fn store(verb: Verb, item: &NewItem<'_>, cache: &mut Cache, counters: &Counters) -> Reply {
+    let kind = kind_of(verb);
+    counters.request(kind);
+    let mode = match verb {
+        Verb::Set => Mode::Set,
+        Verb::Add => Mode::Add,
+        Verb::Replace => Mode::Replace,
+        Verb::Append => Mode::Append,
+        Verb::Prepend => Mode::Prepend,
+        Verb::Cas(expected) => Mode::Cas(expected),
+    };
+    let result = cache.store(mode, item);
+    match result {
+        Ok(Outcome::Stored { .. }) => {
+            counters.hit(kind);
+            Reply::Stored
+        }
+        Ok(Outcome::NotStored) => {
+            counters.miss(kind);
+            Reply::NotStored
+        }
+        Ok(Outcome::Exists) => {
+            counters.conflict(kind);
+            Reply::Exists
+        }
+        Ok(Outcome::NotFound) => {
+            counters.miss(kind);
+            Reply::NotFound
+        }
+        Err(error) => {
+            // The client meant to replace what is there: better nothing than the old value, as in memcached.
+            if verb == Verb::Set {
+                cache.delete(item.key);
+            }
+            match error {
+                StoreError::TooLarge { .. } => server_error(Reply::TooLarge, counters),
+                _ => server_error(Reply::OutOfMemory, counters),
+            }
+        }
+    }
+}
+
+fn kind_of(verb: Verb) -> Kind {
+    match verb {
+        Verb::Set => Kind::Set,
+        Verb::Add => Kind::Add,
+        Verb::Replace => Kind::Replace,
+        Verb::Append => Kind::Append,
+        Verb::Prepend => Kind::Prepend,
+        Verb::Cas(_) => Kind::Cas,
+    }
+}
+
+fn found_or_not(found: bool, reply: Reply, kind: Kind, counters: &Counters) -> Reply {
+    if found {
+        counters.hit(kind);
+        reply
+    } else {
+        counters.miss(kind);
+        Reply::NotFound
+    }
+}
+
+fn count(key: &[u8], delta: u64, up: bool, cache: &mut Cache, counters: &Counters) -> Result<u64, Reply> {
+    let kind = if up { Kind::Increment } else { Kind::Decrement };
+    counters.request(kind);
+    let result = if up { cache.incr(key, delta) } else { cache.decr(key, delta) };
+    match result {
+        Ok(number) => {
+            counters.hit(kind);
+            Ok(number)
+        }
+        Err(ArithmeticError::NotFound) => {
+            counters.miss(kind);
+            Err(Reply::NotFound)
+        }
+        Err(ArithmeticError::NotANumber) => Err(Reply::NotANumber),
+        Err(ArithmeticError::Store(_)) => Err(server_error(Reply::OutOfMemoryCounting, counters)),
+    }
+}
+
+/// When a flush is due: at once for a delay that is not positive; a delay is read as an expiry time is.
+fn flush_time(delay: i64, now: u64) -> Option<u64> {
+    match Deadline::from_memcached(delay.max(0), now) {
+        Deadline::At(at) if at > now => Some(at),
+        _ => None,
+    }
+}
+
+fn server_error(reply: Reply, counters: &Counters) -> Reply {
+    counters.server_errors.add(1);
+    reply
+}
+
+fn write(text: &[u8], output: &mut Output<'_>) -> Flow {
+    match output.room(text.len()) {
+        Some(out) => {
+            out.extend_from_slice(text);
+            Flow::Done
+        }
+        None => Flow::Pause,
+    }
+}
+
+fn write_count(number: u64, output: &mut Output<'_>) -> Flow {
+    if let Some(out) = output.room(SHORT_REPLY) {
+        write_number(out, number);
+        out.extend_from_slice(b"\r\n");
+    }
+    Flow::Done
+}
+
+fn version(output: &mut Output<'_>, counters: &Counters) -> Flow {
+    counters.request(Kind::Service);
+    write(concat!("VERSION ", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes(), output)
+}
+
+fn stats(of: Span, input: &[u8], output: &mut Output<'_>, cache: &Cache, context: Context<'_>) -> Flow {
+    let Some(text) = statistics::answer(of.of(input), cache, context.metrics) else {
+        context.counters.request(Kind::Invalid);
+        return write(Rejection::Unknown.text(), output);
+    };
+    let flow = write(&text, output);
+    if flow == Flow::Done {
+        context.counters.request(Kind::Service);
+    }
+    flow
+}

@@ -1,0 +1,255 @@
+//! The node: builds its threads and joins them; owns drain and shutdown.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use mio::Waker;
+use segcache::{Cache, Settings, SettingsError};
+use tracing::{info, warn};
+
+use crate::listener::{HAND_OVER, Listener, ListenerError, Seat, listen};
+use crate::metrics::{Metrics, Phase};
+use crate::storage::{Owner, Storage};
+use crate::worker::{Worker, WorkerError, poll};
+
+/// How long sessions have to come to the end of their requests before they are closed all the same.
+const CLOSING_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why a node does not start, or does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// An address cannot be listened at.
+    #[error("{option} {address}: {reason}; choose another address with {option} or {field} in the file")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The argument that sets it.
+        option: &'static str,
+        /// The field of the configuration file that sets it.
+        field: &'static str,
+        /// What the system says.
+        reason: io::Error,
+    },
+    /// The cache cannot be made.
+    #[error("memory: {0}")]
+    Cache(#[from] SettingsError),
+    /// The system does not give what a thread needs.
+    #[error("{what} could not be made: {reason}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// What the system says.
+        reason: io::Error,
+    },
+    /// The listener failed.
+    #[error("the listener ended: {0}")]
+    Listener(#[from] ListenerError),
+    /// A worker failed.
+    #[error("a worker ended: {0}")]
+    Worker(#[from] WorkerError),
+    /// A thread panicked, which is a bug.
+    #[error("the thread {thread} panicked; this is a bug, and its message is above")]
+    Panicked {
+        /// The thread's name.
+        thread: String,
+    },
+}
+
+/// What happens to a node from outside.
+#[derive(Debug)]
+pub enum Event {
+    /// It is to drain and to end.
+    Drain,
+    /// It is to end at once.
+    Stop,
+    /// One of its threads has ended.
+    Ended,
+}
+
+/// A node whose threads run.
+pub struct Node {
+    threads: Vec<JoinHandle<Result<(), NodeError>>>,
+    wakers: Vec<Arc<Waker>>,
+    events: Receiver<Event>,
+    metrics: Arc<Metrics>,
+}
+
+impl Node {
+    /// Takes the addresses, makes the cache and starts the threads.
+    ///
+    /// # Errors
+    /// [`NodeError`], naming what to change.
+    pub fn start(
+        config: config::Config,
+        configuration_hash: String,
+        (sender, events): (Sender<Event>, Receiver<Event>),
+    ) -> Result<Node, NodeError> {
+        let workers = usize::from(config.workers);
+        let socket = listen(config.listen).map_err(|reason| NodeError::Listen {
+            address: config.listen,
+            option: "--listen",
+            field: "listen",
+            reason,
+        })?;
+        let metrics = Metrics::new(config, configuration_hash, workers);
+        let mut node = Node { threads: Vec::new(), wakers: Vec::new(), events, metrics: Arc::clone(&metrics) };
+        let cache = Cache::new(settings(&metrics.config), metrics.clock.now().seconds())?;
+        let storage = Storage::Inline(Box::new(Owner::new(cache)));
+        let mut seats = Vec::new();
+        for (index, storage) in [storage].into_iter().enumerate() {
+            let (poll, waker) = poll().map_err(system("a worker's poll"))?;
+            let (queue, arrivals) = rtrb::RingBuffer::new(HAND_OVER);
+            let counters = Arc::clone(&metrics.threads()[index]);
+            seats.push(Seat { queue, waker: Arc::clone(&waker), counters: Arc::clone(&counters), handed_over: 0 });
+            let worker = Worker::new(poll, arrivals, storage, counters, Arc::clone(&metrics));
+            node.spawn(format!("worker-{index}"), &sender, move || Ok(worker.run()?))?;
+            node.wakers.push(waker);
+        }
+        let (poll, waker) = poll().map_err(system("the listener's poll"))?;
+        let socket = mio::net::TcpListener::from_std(socket);
+        let listener = Listener::new(poll, socket, seats, Arc::clone(&metrics));
+        node.spawn("listener".to_owned(), &sender, move || Ok(listener.run()?))?;
+        node.wakers.push(waker);
+        metrics.enter(Phase::Serving);
+        info!(address = %metrics.config.listen, workers, memory = %metrics.config.memory, "serving");
+        Ok(node)
+    }
+
+    /// The node's figures.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
+    }
+
+    /// Waits until the node is told to end, drains it, and returns when its threads have ended.
+    ///
+    /// # Errors
+    /// [`NodeError`] where a thread failed.
+    pub fn run(mut self) -> Result<(), NodeError> {
+        if let Ok(Event::Drain) = self.events.recv() {
+            self.drain();
+        }
+        self.enter(Phase::Stopping);
+        self.join()
+    }
+
+    /// Not ready, still accepting for a while; then no more connections; then each session ends between requests.
+    fn drain(&mut self) {
+        let delay = self.metrics.config.drain_delay.0;
+        info!(delay = %self.metrics.config.drain_delay, "draining: not ready any more, still accepting");
+        self.enter(Phase::Draining);
+        if !self.passes(delay) {
+            return;
+        }
+        info!(sessions = self.metrics.open(), "draining: closing the listener, and sessions between requests");
+        self.enter(Phase::Closing);
+        let deadline = Instant::now() + CLOSING_LIMIT;
+        // Every worker that ends sends an event.
+        while self.threads.iter().any(|thread| !thread.is_finished()) {
+            match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Event::Ended | Event::Drain) => {}
+                Ok(Event::Stop) => return,
+                Err(_) => {
+                    warn!(sessions = self.metrics.open(), "draining: closing sessions that did not come to an end");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Waits for `delay`; says no if the node must end at once.
+    fn passes(&self, delay: Duration) -> bool {
+        let deadline = Instant::now() + delay;
+        loop {
+            match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                // Who asks twice for a drain (a lifecycle hook and then the signal) still gets one.
+                Ok(Event::Drain) => {}
+                Ok(Event::Stop | Event::Ended) | Err(RecvTimeoutError::Disconnected) => return false,
+                Err(RecvTimeoutError::Timeout) => return true,
+            }
+        }
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.metrics.enter(phase);
+        for waker in &self.wakers {
+            if let Err(error) = waker.wake() {
+                warn!(%error, "a thread could not be woken; it will notice within half a second");
+            }
+        }
+    }
+
+    fn spawn(
+        &mut self,
+        name: String,
+        sender: &Sender<Event>,
+        body: impl FnOnce() -> Result<(), NodeError> + Send + 'static,
+    ) -> Result<(), NodeError> {
+        let farewell = Farewell(sender.clone());
+        let body = move || {
+            let farewell = farewell;
+            let result = body();
+            drop(farewell);
+            result
+        };
+        self.threads.push(thread::Builder::new().name(name).spawn(body).map_err(system("a thread"))?);
+        Ok(())
+    }
+
+    fn join(self) -> Result<(), NodeError> {
+        let mut result = Ok(());
+        for thread in self.threads {
+            let name = thread.thread().name().unwrap_or("without a name").to_owned();
+            let ended = thread.join().unwrap_or(Err(NodeError::Panicked { thread: name }));
+            result = result.and(ended);
+        }
+        result
+    }
+}
+
+/// Tells the node that a thread has ended, however that came.
+struct Farewell(Sender<Event>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        // Nobody listens any more where the node itself has ended first.
+        drop(self.0.send(Event::Ended));
+    }
+}
+
+fn system(what: &'static str) -> impl Fn(io::Error) -> NodeError {
+    move |reason| NodeError::System { what, reason }
+}
+
+fn settings(config: &config::Config) -> Settings {
+    Settings {
+        budget: usize::try_from(config.memory.0).unwrap_or(usize::MAX),
+        max_item_size: usize::try_from(config.max_item_size.0).unwrap_or(usize::MAX),
+        eviction: match config.eviction {
+            config::Eviction::None => segcache::Eviction::None,
+            config::Eviction::Random => segcache::Eviction::Random,
+            config::Eviction::Fifo => segcache::Eviction::Fifo,
+            config::Eviction::ClosestToExpiration => segcache::Eviction::ClosestToExpiration,
+            config::Eviction::Utilization => segcache::Eviction::Utilization,
+            config::Eviction::Merge => segcache::Eviction::Merge,
+            config::Eviction::S3Fifo => segcache::Eviction::S3Fifo,
+        },
+        seed: random_seed(),
+    }
+}
+
+/// The standard library seeds its hash maps from the system's randomness; that is all that is needed once.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
+}
+
+/// The way by which a node is told what happens from outside.
+#[must_use]
+pub fn events() -> (Sender<Event>, Receiver<Event>) {
+    mpsc::channel()
+}

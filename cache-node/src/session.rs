@@ -1,0 +1,111 @@
+//! One connection, and all connections of a worker.
+
+use mio::Token;
+use slab::Slab;
+
+use crate::buffers::Batch;
+use crate::clock::Instant;
+use crate::transport::Transport;
+
+/// Names a session for as long as the worker lives: slots are used again, pairs of slot and generation are not (not
+/// before four thousand million connections to one worker).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionId {
+    slot: u32,
+    generation: u32,
+}
+
+impl SessionId {
+    /// The token under which the session's readiness is reported.
+    #[must_use]
+    pub fn token(self) -> Token {
+        Token((self.generation as usize) << 32 | self.slot as usize)
+    }
+
+    /// The session that this token was made of.
+    #[must_use]
+    pub fn of(token: Token) -> SessionId {
+        SessionId { slot: token.0 as u32, generation: (token.0 >> 32) as u32 }
+    }
+}
+
+/// One connection. It is small, because most of ten thousand are idle: buffers are held only while there is something
+/// in them.
+pub struct Session {
+    /// Its byte stream.
+    pub transport: Transport,
+    /// What was received and is to be sent; none while the session is idle or the batch is with the storage thread.
+    pub batch: Option<Box<Batch>>,
+    /// The batch is with the storage thread.
+    pub in_flight: bool,
+    /// There may be bytes to read: set by an event, cleared by a read that found fewer than it asked for.
+    pub readable: bool,
+    /// The socket may take bytes: set by an event, cleared by a write that could not.
+    pub writable: bool,
+    /// The kernel has reported that the client closed its half; what it sent before is still to be read.
+    pub ending: bool,
+    /// The client's last byte was read. Its requests are still answered.
+    pub ended: bool,
+    /// It waits for buffer memory and is in the worker's list of those.
+    pub starved: bool,
+    /// When bytes last went either way.
+    pub active: Instant,
+    generation: u32,
+}
+
+/// The sessions of one worker.
+#[derive(Default)]
+pub struct Sessions {
+    slots: Slab<Session>,
+    next_generation: u32,
+}
+
+impl Sessions {
+    /// The number of sessions.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Adds a session of this `transport`.
+    pub fn insert(&mut self, transport: Transport, now: Instant) -> SessionId {
+        let generation = self.next_generation;
+        self.next_generation = generation.wrapping_add(1);
+        let session = Session {
+            transport,
+            batch: None,
+            in_flight: false,
+            readable: false,
+            writable: true,
+            ending: false,
+            ended: false,
+            starved: false,
+            active: now,
+            generation,
+        };
+        SessionId { slot: self.slots.insert(session) as u32, generation }
+    }
+
+    /// The session, unless it has ended, whoever has its slot now.
+    pub fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.slots.get_mut(id.slot as usize).filter(|session| session.generation == id.generation)
+    }
+
+    /// Takes a session out.
+    pub fn remove(&mut self, id: SessionId) -> Option<Session> {
+        self.get_mut(id)?;
+        self.slots.try_remove(id.slot as usize)
+    }
+
+    /// All sessions.
+    pub fn iter(&self) -> impl Iterator<Item = (SessionId, &Session)> {
+        let id = |slot, session: &Session| SessionId { slot: slot as u32, generation: session.generation };
+        self.slots.iter().map(move |(slot, session)| (id(slot, session), session))
+    }
+}

@@ -1,0 +1,437 @@
+//! A worker thread: the whole path of a request can be read here.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use memcache::Limits;
+use mio::net::TcpStream;
+use mio::{Events, Poll, Token, Waker};
+use tracing::debug;
+
+use crate::buffers::{Batch, Parsed, Pool, Received, Sent};
+use crate::clock::Instant;
+use crate::metrics::{Counters, Metrics, Phase};
+use crate::session::{Session, SessionId, Sessions};
+use crate::storage::{Storage, Submitted};
+use crate::transport::Transport;
+
+/// The token of everything that is not a session: hand-over, replies of the storage thread, drain.
+pub const WAKE: Token = Token(usize::MAX);
+
+/// Events taken from the kernel in one round.
+const EVENTS: usize = 1024;
+/// New connections taken over in one round.
+const MOST_ARRIVALS: usize = 64;
+/// Steps (a read, an execution, a write) that a session takes before the others have their turn.
+const MOST_STEPS: usize = 16;
+/// The longest sleep: expiry goes on, and the heart beats, without requests too.
+const LONGEST_SLEEP: Duration = Duration::from_millis(500);
+/// How soon a session that waits for buffer memory tries again, if nobody else makes the worker look.
+const STARVED_RETRY: Duration = Duration::from_millis(20);
+/// A session that holds buffers makes way if it makes no progress for so long while others wait for memory.
+const STALL_US: u64 = 10_000_000;
+/// How often idle and stalled sessions are looked for.
+const SWEEP_US: u64 = 1_000_000;
+
+/// A worker's error, which ends the node.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The kernel does not report events any more.
+    #[error("waiting for events failed: {0}")]
+    Poll(io::Error),
+}
+
+/// One thread that serves sessions.
+pub struct Worker {
+    poll: Poll,
+    arrivals: rtrb::Consumer<TcpStream>,
+    sessions: Sessions,
+    pool: Pool,
+    storage: Storage,
+    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
+    limits: Limits,
+    idle_timeout_us: Option<u64>,
+    /// Sessions that had used up their steps before they were done.
+    unfinished: Vec<SessionId>,
+    /// Sessions that wait for buffer memory, in the order in which they get it.
+    starved: VecDeque<SessionId>,
+    now: Instant,
+    swept: Instant,
+    /// Sessions were told that the node closes.
+    closing: bool,
+}
+
+/// How a session's turn ended.
+enum Turn {
+    /// Nothing more to do until the kernel, or the storage thread, reports something.
+    Rest,
+    /// There is more to do, after the others.
+    Unfinished,
+    /// It cannot go on without buffer memory.
+    Starved,
+    /// The connection ends.
+    Over(Ending),
+}
+
+/// Why a connection ends.
+#[derive(Debug)]
+enum Ending {
+    /// The client asked for it, or closed.
+    Client,
+    /// The node drains.
+    Drained,
+    /// A line without an end.
+    LineTooLong,
+    /// Nothing came for longer than allowed.
+    Idle,
+    /// It held buffers that others waited for.
+    Stalled,
+    /// The connection failed.
+    Broken(io::Error),
+}
+
+impl Worker {
+    /// A worker that takes over what `arrivals` brings.
+    #[must_use]
+    pub fn new(
+        poll: Poll,
+        arrivals: rtrb::Consumer<TcpStream>,
+        storage: Storage,
+        counters: Arc<Counters>,
+        metrics: Arc<Metrics>,
+    ) -> Worker {
+        let now = metrics.clock.now();
+        let idle_timeout_us = metrics.config.idle_timeout.0.as_micros() as u64;
+        Worker {
+            poll,
+            arrivals,
+            sessions: Sessions::default(),
+            pool: Pool::new(Arc::clone(&metrics.budget)),
+            storage,
+            counters,
+            limits: Limits { max_value: usize::try_from(metrics.config.max_item_size.0).unwrap_or(usize::MAX) },
+            idle_timeout_us: (idle_timeout_us > 0).then_some(idle_timeout_us),
+            metrics,
+            unfinished: Vec::new(),
+            starved: VecDeque::new(),
+            now,
+            swept: now,
+            closing: false,
+        }
+    }
+
+    /// Serves until the node has drained.
+    ///
+    /// # Errors
+    /// [`WorkerError`]
+    pub fn run(mut self) -> Result<(), WorkerError> {
+        let mut events = Events::with_capacity(EVENTS);
+        while !self.is_over() {
+            self.wait(&mut events)?;
+            self.storage.advance(self.now, &self.metrics);
+            self.admit();
+            self.serve_ready(&events);
+            self.serve_answered();
+            self.serve_unfinished();
+            self.serve_starved();
+            self.storage.publish();
+            self.sweep();
+            self.beat();
+        }
+        Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        match self.metrics.phase() {
+            Phase::Stopping => true,
+            Phase::Closing => self.sessions.is_empty() && self.arrivals.is_abandoned() && self.arrivals.is_empty(),
+            _ => false,
+        }
+    }
+
+    fn wait(&mut self, events: &mut Events) -> Result<(), WorkerError> {
+        let sleep = if !self.unfinished.is_empty() || !self.arrivals.is_empty() || self.storage.has_work() {
+            Duration::ZERO
+        } else if self.starved.is_empty() {
+            LONGEST_SLEEP
+        } else {
+            STARVED_RETRY
+        };
+        match self.poll.poll(events, Some(sleep)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(WorkerError::Poll(error)),
+            _ => {}
+        }
+        self.now = self.metrics.clock.now();
+        Ok(())
+    }
+
+    /// Takes over new connections.
+    fn admit(&mut self) {
+        for _ in 0..MOST_ARRIVALS {
+            let Ok(stream) = self.arrivals.pop() else { break };
+            let id = self.sessions.insert(Transport::plain(stream), self.now);
+            let Some(session) = self.sessions.get_mut(id) else { continue };
+            if let Err(error) = session.transport.register(self.poll.registry(), id.token()) {
+                self.close(id, &Ending::Broken(error));
+            }
+        }
+        self.counters.sessions.set(self.sessions.len() as u64);
+    }
+
+    fn serve_ready(&mut self, events: &Events) {
+        for event in events.iter().filter(|event| event.token() != WAKE) {
+            let id = SessionId::of(event.token());
+            let Some(session) = self.sessions.get_mut(id) else { continue };
+            // A connection that failed, or was closed, is found out by reading from it.
+            session.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+            session.writable |= event.is_writable() || event.is_error();
+            session.ending |= event.is_read_closed();
+            self.serve(id);
+        }
+    }
+
+    /// Takes up the sessions whose batches have come back from the storage thread.
+    fn serve_answered(&mut self) {
+        while let Some(batch) = self.storage.answered() {
+            let id = batch.session;
+            match self.sessions.get_mut(id) {
+                Some(session) => {
+                    session.in_flight = false;
+                    session.batch = Some(batch);
+                    self.serve(id);
+                }
+                // The connection ended meanwhile; whoever has its slot now must not get its replies.
+                None => self.pool.give_back(batch),
+            }
+        }
+    }
+
+    fn serve_unfinished(&mut self) {
+        for id in std::mem::take(&mut self.unfinished) {
+            self.serve(id);
+        }
+    }
+
+    /// Lets waiting sessions try again, in order, until one still has to wait.
+    fn serve_starved(&mut self) {
+        for _ in 0..self.starved.len() {
+            let Some(id) = self.starved.pop_front() else { return };
+            self.metrics.budget.count_waiting(-1);
+            let Some(session) = self.sessions.get_mut(id) else { continue };
+            session.starved = false;
+            self.serve(id);
+            if self.starved.back() == Some(&id) {
+                self.starved.rotate_right(1);
+                return;
+            }
+        }
+    }
+
+    fn serve(&mut self, id: SessionId) {
+        match self.take_turn(id) {
+            Turn::Rest => {}
+            Turn::Unfinished => self.unfinished.push(id),
+            Turn::Starved => self.starve(id),
+            Turn::Over(ending) => self.close(id, &ending),
+        }
+    }
+
+    /// One session's turn: send, execute, parse, receive, until there is nothing more to do or the others should have
+    /// theirs.
+    fn take_turn(&mut self, id: SessionId) -> Turn {
+        let Some(session) = self.sessions.get_mut(id) else { return Turn::Rest };
+        if session.in_flight || (session.batch.is_none() && !session.readable && !self.closing) {
+            return Turn::Rest;
+        }
+        let Some(mut batch) = session.batch.take().or_else(|| self.pool.take()) else { return Turn::Starved };
+        batch.session = id;
+        let mut turn = Turn::Unfinished;
+        for _ in 0..MOST_STEPS {
+            if batch.has_output() && !send(session, &mut batch, &self.counters, &self.metrics, &mut turn) {
+                break;
+            }
+            if batch.quit {
+                turn = Turn::Over(Ending::Client);
+                break;
+            }
+            match batch.parse(self.limits) {
+                Parsed::Some => match self.storage.execute(batch, &self.counters, &self.metrics) {
+                    Submitted::Executed(executed) => {
+                        batch = executed;
+                        if batch.has_commands() && !batch.has_output() {
+                            turn = Turn::Starved;
+                            break;
+                        }
+                    }
+                    Submitted::InFlight => {
+                        session.in_flight = true;
+                        return Turn::Rest;
+                    }
+                },
+                Parsed::TooLong => {
+                    turn = Turn::Over(Ending::LineTooLong);
+                    break;
+                }
+                Parsed::None if !receive(session, &mut batch, &self.counters, self.now, &mut turn) => break,
+                Parsed::None => {}
+            }
+        }
+        if matches!(turn, Turn::Rest) && batch.is_empty() {
+            self.pool.give_back(batch);
+            return if self.closing { Turn::Over(Ending::Drained) } else { Turn::Rest };
+        }
+        session.batch = Some(batch);
+        turn
+    }
+
+    fn starve(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if !session.starved {
+            session.starved = true;
+            self.starved.push_back(id);
+            self.metrics.budget.count_waiting(1);
+            self.counters.memory_waits.add(1);
+        }
+    }
+
+    fn close(&mut self, id: SessionId, ending: &Ending) {
+        let Some(session) = self.sessions.remove(id) else { return };
+        debug!(?ending, "a session ended");
+        match ending {
+            Ending::Idle => self.counters.idle_closed.add(1),
+            Ending::Stalled => self.counters.stalled_closed.add(1),
+            _ => {}
+        }
+        if let Some(batch) = session.batch {
+            self.pool.give_back(batch);
+        }
+        self.counters.closed.add(1);
+        self.counters.sessions.set(self.sessions.len() as u64);
+    }
+
+    /// Looks after sessions that nothing is heard of: idle ones, those that stand in the way, and all when the node
+    /// closes.
+    fn sweep(&mut self) {
+        if self.metrics.phase() >= Phase::Closing && !self.closing {
+            self.closing = true;
+            // What has arrived is still answered: each session has a turn, and ends where that leaves it empty.
+            let all: Vec<SessionId> = self.sessions.iter().map(|(id, _)| id).collect();
+            for id in all {
+                if let Some(session) = self.sessions.get_mut(id) {
+                    session.readable = true;
+                }
+                self.serve(id);
+            }
+        }
+        if self.now.since(self.swept) < SWEEP_US {
+            return;
+        }
+        self.swept = self.now;
+        let others_wait = self.metrics.budget.waiting() > 0;
+        if others_wait {
+            self.pool.release();
+        }
+        let overdue: Vec<(SessionId, Ending)> =
+            self.sessions.iter().filter_map(|(id, session)| Some((id, self.overdue(session, others_wait)?))).collect();
+        for (id, ending) in overdue {
+            self.close(id, &ending);
+        }
+    }
+
+    fn overdue(&self, session: &Session, others_wait: bool) -> Option<Ending> {
+        let silent = self.now.since(session.active);
+        if session.in_flight {
+            None
+        } else if self.idle_timeout_us.is_some_and(|limit| silent > limit) {
+            Some(Ending::Idle)
+        } else if others_wait && session.batch.is_some() && !session.starved && silent > STALL_US {
+            Some(Ending::Stalled)
+        } else {
+            None
+        }
+    }
+
+    fn beat(&self) {
+        self.counters.rounds.add(1);
+        self.counters.heartbeat.set(self.now.micros());
+    }
+}
+
+/// Sends what there is; says no where the turn is over, with how in `turn`.
+fn send(session: &mut Session, batch: &mut Batch, counters: &Counters, metrics: &Metrics, turn: &mut Turn) -> bool {
+    let before = batch.unsent();
+    let sent = if session.writable { batch.send(&mut session.transport) } else { Sent::Blocked };
+    counters.bytes_out.add((before - batch.unsent()) as u64);
+    match sent {
+        Sent::All => {
+            let now = metrics.clock.now();
+            session.active = now;
+            counters.latencies.record(now.since(batch.arrived), u64::from(batch.take_executed()));
+            true
+        }
+        Sent::Blocked => {
+            if batch.unsent() < before {
+                session.active = metrics.clock.now();
+            }
+            session.writable = false;
+            *turn = Turn::Rest;
+            false
+        }
+        Sent::Broken(error) => {
+            *turn = Turn::Over(Ending::Broken(error));
+            false
+        }
+    }
+}
+
+/// Reads what there is; says no where the turn is over, with how in `turn`.
+fn receive(session: &mut Session, batch: &mut Batch, counters: &Counters, now: Instant, turn: &mut Turn) -> bool {
+    if session.ended {
+        *turn = Turn::Over(Ending::Client);
+        return false;
+    }
+    if !session.readable {
+        *turn = Turn::Rest;
+        return false;
+    }
+    match batch.receive(&mut session.transport) {
+        Received::Bytes { count, drained } => {
+            // A short read has emptied the socket, and the next bytes make an event of their own; but the end that was
+            // already reported makes none.
+            session.readable = !drained || session.ending;
+            session.active = now;
+            batch.arrived = now;
+            counters.bytes_in.add(count as u64);
+            true
+        }
+        Received::Nothing => {
+            session.readable = false;
+            true
+        }
+        Received::End => {
+            session.ended = true;
+            true
+        }
+        Received::NoMemory => {
+            *turn = Turn::Starved;
+            false
+        }
+        Received::Broken(error) => {
+            *turn = Turn::Over(Ending::Broken(error));
+            false
+        }
+    }
+}
+
+/// A poll and its waker.
+///
+/// # Errors
+/// What the system says.
+pub fn poll() -> io::Result<(Poll, Arc<Waker>)> {
+    let poll = Poll::new()?;
+    let waker = Waker::new(poll.registry(), WAKE)?;
+    Ok((poll, Arc::new(waker)))
+}
