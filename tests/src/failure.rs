@@ -22,8 +22,12 @@ impl Failure {
     }
 }
 
-impl<E: Error> From<E> for Failure {
+impl<E: Error + 'static> From<E> for Failure {
     fn from(error: E) -> Failure {
+        // The API server's own sentence, without the structure around it.
+        if let Some(kube::Error::Api(status)) = (&error as &dyn Error).downcast_ref() {
+            return Failure(status.message.clone());
+        }
         let mut text = error.to_string();
         let mut cause = error.source();
         while let Some(error) = cause {

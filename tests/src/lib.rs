@@ -3,6 +3,7 @@
 pub mod bed;
 pub mod cluster;
 pub mod failure;
+pub mod figures;
 pub mod http;
 pub mod images;
 pub mod operator;
@@ -11,3 +12,4 @@ pub mod readiness;
 pub mod report;
 pub mod scenario;
 pub mod source;
+pub mod yaml;

@@ -1,0 +1,132 @@
+//! The sample CacheClusters: they say only what the types know, and make sense to the validation rules and to the operator.
+//! Whether an API server takes them is operator_manifests.rs's question.
+
+use std::fs;
+
+use config::{Budget, Bytes, Duration};
+use gannet_crds::CacheCluster;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use kube::ResourceExt;
+use serde_json::Value;
+use tests::bed::{VERSION, repository};
+use tests::failure::{Failure, Outcome};
+use tests::yaml::{documents, missing_in};
+
+/// All objects of all samples, with the names of their files.
+fn objects() -> Outcome<Vec<(String, Value)>> {
+    let mut objects = Vec::new();
+    for entry in fs::read_dir(repository().join("deploy/samples"))? {
+        let path = entry?.path();
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let found = documents(&fs::read_to_string(&path)?).map_err(|failure| failure.while_doing(&file))?;
+        objects.extend(found.into_iter().map(|object| (file.clone(), object)));
+    }
+    Ok(objects)
+}
+
+fn clusters() -> Outcome<Vec<(String, Value, CacheCluster)>> {
+    let mut clusters = Vec::new();
+    for (file, object) in objects()?.into_iter().filter(|(_, object)| object["kind"] == "CacheCluster") {
+        let cluster = serde_json::from_value(object.clone())
+            .map_err(|error| Failure::from(error).while_doing(format!("deploy/samples/{file}")))?;
+        clusters.push((file, object, cluster));
+    }
+    assert!(clusters.len() > 3, "deploy/samples has {} CacheClusters", clusters.len());
+    Ok(clusters)
+}
+
+#[test]
+fn they_say_only_what_the_types_know() -> Outcome {
+    for (file, object, cluster) in clusters()? {
+        let unknown = missing_in(&serde_json::to_value(&cluster)?, &object, "");
+        assert!(unknown.is_empty(), "{file}: {unknown:?}");
+        assert_eq!(object["apiVersion"], "gannet.dev/v1alpha1", "{file}");
+    }
+    for (file, object) in objects()?.iter().filter(|(_, object)| object["kind"] != "CacheCluster") {
+        let known: HorizontalPodAutoscaler = serde_json::from_value(object.clone())?;
+        let unknown = missing_in(&serde_json::to_value(&known)?, object, "");
+        assert!(unknown.is_empty(), "{file}: {unknown:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_validation_rules_take_them() -> Outcome {
+    for (file, _, cluster) in clusters()? {
+        let errors = cluster.validate_cel().err();
+        assert!(errors.is_none(), "{file}: {errors:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn their_sizes_and_durations_make_sense_together() -> Outcome {
+    for (file, _, cluster) in clusters()? {
+        let (node, cache) = (&cluster.spec.node, &cluster.spec.cache);
+        let memory: Bytes = node.memory.parse()?;
+        Budget::divide(memory, node.workers, node.max_connections, cache.max_item_size.parse()?)
+            .map_err(|error| Failure::from(error).while_doing(&file))?;
+        for duration in [&node.idle_timeout, &node.drain_delay, &cluster.spec.rollout.progress_deadline] {
+            let _: Duration = duration.parse()?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_images_that_they_name_are_of_this_version() -> Outcome {
+    for (file, _, cluster) in clusters()? {
+        if let Some(image) = cluster.spec.image {
+            assert_eq!(image, format!("docker.io/gannet/cache-node:{VERSION}"), "{file}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_the_comments_say_of_memory_is_true() -> Outcome {
+    let share = |name: &str| -> Outcome<(u64, u64)> {
+        let clusters = clusters()?;
+        let (_, _, cluster) = clusters
+            .iter()
+            .find(|(_, _, cluster)| cluster.name_any() == name)
+            .ok_or_else(|| Failure::new(format!("no sample is called {name}")))?;
+        let (node, cache) = (&cluster.spec.node, &cluster.spec.cache);
+        let memory: Bytes = node.memory.parse()?;
+        let budget = Budget::divide(memory, node.workers, node.max_connections, cache.max_item_size.parse()?)?;
+        Ok((budget.cache.0, memory.0))
+    };
+    let (demo, _) = share("demo")?;
+    assert_eq!(demo >> 20, 44, "MiB for items in demo.yaml");
+    let (items, memory) = share("sessions")?;
+    assert_eq!(items * 100 / memory, 93, "percent for items in production.yaml");
+    Ok(())
+}
+
+#[test]
+fn the_demo_fits_on_a_small_machine() -> Outcome {
+    let clusters = clusters()?;
+    let demo = clusters.iter().find(|(file, ..)| file == "demo.yaml").map(|(_, _, cluster)| cluster);
+    let demo = demo.ok_or_else(|| Failure::new("there is no demo.yaml"))?;
+    assert_eq!(demo.name_any(), "demo");
+    assert_eq!(demo.spec.replicas, 3);
+    assert_eq!(demo.spec.node.cpu, "100m");
+    assert!(demo.spec.node.memory.parse::<Bytes>()?.0 <= 64 << 20);
+    Ok(())
+}
+
+#[test]
+fn an_autoscaled_cluster_leaves_its_replicas_to_the_autoscaler() -> Outcome {
+    let objects = objects()?;
+    let of =
+        |kind: &str| objects.iter().find(|(file, o)| file == "autoscaled.yaml" && o["kind"] == kind).map(|(_, o)| o);
+    let (Some(cluster), Some(scaler)) = (of("CacheCluster"), of("HorizontalPodAutoscaler")) else {
+        return Err(Failure::new("autoscaled.yaml lacks a CacheCluster or its autoscaler"));
+    };
+    assert!(cluster["spec"]["replicas"].is_null());
+    for field in ["apiVersion", "kind"] {
+        assert_eq!(scaler["spec"]["scaleTargetRef"][field], cluster[field]);
+    }
+    assert_eq!(scaler["spec"]["scaleTargetRef"]["name"], cluster["metadata"]["name"]);
+    Ok(())
+}
