@@ -48,13 +48,18 @@ fn on_pods(value: &'static str, set: Value, pointer: &str, expected: Value) -> E
 }
 
 fn effects() -> Vec<Effect> {
+    let mut effects = effects_on_pods();
+    effects.extend(effects_beside_pods());
+    effects
+}
+
+fn effects_on_pods() -> Vec<Effect> {
     let same = |value, set: Value, pointer| on_pods(value, set.clone(), pointer, set);
     let toleration = json!([{"key": "dedicated", "operator": "Exists"}]);
     let affinity = json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}});
     let spread =
         json!([{"maxSkew": 2, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule"}]);
     vec![
-        effect("operator.replicas", json!(2), "Deployment", "/spec/replicas", json!(2)),
         on_pods(
             "operator.image.repository",
             json!("a.example:5000/o"),
@@ -68,21 +73,7 @@ fn effects() -> Vec<Effect> {
         on_pods("operator.resources.limits.memory", json!("1Gi"), "./resources/limits/memory", json!("1Gi")),
         on_pods("operator.resources.requests.cpu", json!("1"), "./resources/requests/cpu", json!("1")),
         on_pods("operator.resources.requests.memory", json!("9Mi"), "./resources/requests/memory", json!("9Mi")),
-        effect(
-            "operator.serviceAccount",
-            json!({"create": false, "name": "mine"}),
-            "ServiceAccount",
-            "/kind",
-            Value::Null,
-        ),
         on_pods("operator.serviceAccount.name", json!("mine"), "/spec/serviceAccountName", json!("mine")),
-        effect(
-            "operator.serviceAccount.annotations",
-            json!({"cloud": "role"}),
-            "ServiceAccount",
-            "/metadata/annotations/cloud",
-            json!("role"),
-        ),
         on_pods("operator.podLabels", json!({"team": "data"}), "/metadata/labels/team", json!("data")),
         on_pods("operator.podAnnotations", json!({"team": "data"}), "/metadata/annotations/team", json!("data")),
         same("operator.priorityClassName", json!("system-cluster-critical"), "/spec/priorityClassName"),
@@ -98,6 +89,27 @@ fn effects() -> Vec<Effect> {
         ),
         on_pods("node.image.tag", json!("9"), "./env/0/value", json!("docker.io/gannet/cache-node:9")),
         on_pods("watchNamespaces", json!(["shop", "web"]), "./env/0/value", json!("shop,web")),
+        on_pods("metrics.annotations", json!(true), "/metadata/annotations/prometheus.io~1port", json!("8080")),
+    ]
+}
+
+fn effects_beside_pods() -> Vec<Effect> {
+    vec![
+        effect("operator.replicas", json!(2), "Deployment", "/spec/replicas", json!(2)),
+        effect(
+            "operator.serviceAccount",
+            json!({"create": false, "name": "mine"}),
+            "ServiceAccount",
+            "/kind",
+            Value::Null,
+        ),
+        effect(
+            "operator.serviceAccount.annotations",
+            json!({"cloud": "role"}),
+            "ServiceAccount",
+            "/metadata/annotations/cloud",
+            json!("role"),
+        ),
         effect("crd.install", json!(false), "CustomResourceDefinition", "/kind", Value::Null),
         effect(
             "rbac.userRoles",
@@ -106,7 +118,6 @@ fn effects() -> Vec<Effect> {
             "/metadata/labels/rbac.authorization.k8s.io~1aggregate-to-view",
             Value::Null,
         ),
-        on_pods("metrics.annotations", json!(true), "/metadata/annotations/prometheus.io~1port", json!("8080")),
         effect(
             "metrics.podMonitor.create",
             json!(true),
@@ -137,12 +148,13 @@ fn every_value_has_an_effect() -> Outcome {
     let before = render(&[])?;
     for Effect { value, set, kind, pointer, expected } in &effects {
         let after = render(&[format!("{value}={set}")])?;
-        assert_ne!(values_at(&before, kind, pointer), [expected], "{value} at its default");
-        let found = values_at(&after, kind, pointer);
+        let (before, after) = (values_at(&before, kind, pointer), values_at(&after, kind, pointer));
         if expected.is_null() {
-            assert!(found.is_empty(), "{value}={set}: {kind} still has {pointer}: {found:?}");
+            assert!(!before.is_empty(), "{value} at its default: {kind} has no {pointer}");
+            assert!(after.is_empty(), "{value}={set}: {kind} still has {pointer}: {after:?}");
         } else {
-            assert_eq!(found, [expected], "{value}={set}: {kind} {pointer}");
+            assert_ne!(before, [expected], "{value} at its default");
+            assert_eq!(after, [expected], "{value}={set}: {kind} {pointer}");
         }
     }
     let values: Value = serde_yaml::from_str(&fs::read_to_string(Path::new(&chart()).join("values.yaml"))?)?;
