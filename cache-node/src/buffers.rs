@@ -76,6 +76,7 @@ impl Budget {
 /// A worker's batches that no session holds. The one given back last is taken first: its memory is still in the
 /// processor's cache.
 pub struct Pool {
+    #[expect(clippy::vec_box, reason = "sessions, pool and rings pass on the box; the batch itself never moves")]
     free: Vec<Box<Batch>>,
     budget: Arc<Budget>,
 }

@@ -34,7 +34,6 @@ pub struct Context<'a> {
 /// Executes the batch's commands until they are done or there is as much output as may be; the batch then has to be
 /// sent and to come again.
 pub fn execute(batch: &mut Batch, cache: &mut Cache, context: Context<'_>) {
-    prefetch(batch, cache);
     while !batch.is_output_full() {
         let Some(current) = batch.current() else { return };
         let quit = current.command == Command::Quit;
@@ -46,19 +45,17 @@ pub fn execute(batch: &mut Batch, cache: &mut Cache, context: Context<'_>) {
     }
 }
 
-/// Has the memory of all keys fetched before the first is needed: in a large cache each look-up otherwise waits for
-/// main memory twice.
-fn prefetch(batch: &Batch, cache: &Cache) {
+/// Has the index entries of the batch's keys fetched: in a large cache each look-up otherwise waits for main memory
+/// twice. To be called for all batches of a turn first, then [`prefetch_items`], then [`execute`].
+pub fn prefetch_keys(batch: &Batch, cache: &Cache) {
     let (commands, input) = batch.waiting();
-    if commands.len() < 2 {
-        return;
-    }
-    for key in commands.iter().filter_map(|command| key_of(command, input)) {
-        cache.prefetch(key);
-    }
-    for key in commands.iter().filter_map(|command| key_of(command, input)) {
-        cache.prefetch_item(key);
-    }
+    commands.iter().filter_map(|command| key_of(command, input)).for_each(|key| cache.prefetch(key));
+}
+
+/// Has the records of the batch's keys fetched.
+pub fn prefetch_items(batch: &Batch, cache: &Cache) {
+    let (commands, input) = batch.waiting();
+    commands.iter().filter_map(|command| key_of(command, input)).for_each(|key| cache.prefetch_item(key));
 }
 
 /// The first key that a command looks up.

@@ -1,9 +1,12 @@
 //! A cache server that speaks the memcached protocol.
 
+mod admin;
 mod buffers;
 mod clock;
 mod execute;
+mod exposition;
 mod latency;
+mod link;
 mod listener;
 mod metrics;
 mod node;
@@ -14,6 +17,7 @@ mod storage;
 mod transport;
 mod worker;
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -70,7 +74,11 @@ enum MainError {
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

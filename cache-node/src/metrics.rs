@@ -193,6 +193,12 @@ impl Totals {
         self.kinds.iter().map(figure).sum()
     }
 
+    /// One figure summed up over what reads items.
+    #[must_use]
+    pub fn retrievals(&self, figure: impl Fn(&KindTotals) -> u64) -> u64 {
+        figure(&self.of(Kind::Get)) + figure(&self.of(Kind::GetAndTouch))
+    }
+
     fn add(&mut self, counters: &Counters) {
         for (total, kind) in self.kinds.iter_mut().zip(&counters.kinds) {
             total.requests += kind.requests.get();

@@ -1,19 +1,22 @@
 //! The node: builds its threads and joins them; owns drain and shutdown.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use config::StorageThread as StorageThreadMode;
 use mio::Waker;
 use segcache::{Cache, Settings, SettingsError};
 use tracing::{info, warn};
 
+use crate::admin::{self, Ports};
+use crate::link::{Bell, Sleeper, UnboundEnd, link};
 use crate::listener::{HAND_OVER, Listener, ListenerError, Seat, listen};
 use crate::metrics::{Metrics, Phase};
-use crate::storage::{Owner, Storage};
+use crate::storage::{Owner, Storage, StorageThread};
 use crate::worker::{Worker, WorkerError, poll};
 
 /// How long sessions have to come to the end of their requests before they are closed all the same.
@@ -89,19 +92,24 @@ impl Node {
         (sender, events): (Sender<Event>, Receiver<Event>),
     ) -> Result<Node, NodeError> {
         let workers = usize::from(config.workers);
-        let socket = listen(config.listen).map_err(|reason| NodeError::Listen {
-            address: config.listen,
-            option: "--listen",
-            field: "listen",
-            reason,
-        })?;
-        let metrics = Metrics::new(config, configuration_hash, workers);
+        let has_storage_thread = workers > 1 || config.storage_thread == StorageThreadMode::Always;
+        let socket = open(config.listen, "--listen", "listen")?;
+        let ports = Ports {
+            health: config.health.map(|address| open(address, "--health", "health")).transpose()?,
+            admin: config.admin.map(|address| open(address, "--admin", "admin")).transpose()?,
+        };
+        let metrics = Metrics::new(config, configuration_hash, workers + usize::from(has_storage_thread));
         let mut node = Node { threads: Vec::new(), wakers: Vec::new(), events, metrics: Arc::clone(&metrics) };
         let cache = Cache::new(settings(&metrics.config), metrics.clock.now().seconds())?;
-        let storage = Storage::Inline(Box::new(Owner::new(cache)));
+        let polls: Vec<_> =
+            (0..workers).map(|_| poll().map_err(system("a worker's poll"))).collect::<Result<_, _>>()?;
+        let storages = if has_storage_thread {
+            node.start_storage(cache, polls.iter().map(|(_, waker)| Arc::clone(waker)), &sender)?
+        } else {
+            vec![Storage::Inline(Box::new(Owner::new(cache)))]
+        };
         let mut seats = Vec::new();
-        for (index, storage) in [storage].into_iter().enumerate() {
-            let (poll, waker) = poll().map_err(system("a worker's poll"))?;
+        for (index, ((poll, waker), storage)) in polls.into_iter().zip(storages).enumerate() {
             let (queue, arrivals) = rtrb::RingBuffer::new(HAND_OVER);
             let counters = Arc::clone(&metrics.threads()[index]);
             seats.push(Seat { queue, waker: Arc::clone(&waker), counters: Arc::clone(&counters), handed_over: 0 });
@@ -114,15 +122,31 @@ impl Node {
         let listener = Listener::new(poll, socket, seats, Arc::clone(&metrics));
         node.spawn("listener".to_owned(), &sender, move || Ok(listener.run()?))?;
         node.wakers.push(waker);
+        admin::serve(ports, Arc::clone(&metrics), sender).map_err(system("the admin thread"))?;
         metrics.enter(Phase::Serving);
         info!(address = %metrics.config.listen, workers, memory = %metrics.config.memory, "serving");
         Ok(node)
     }
 
-    /// The node's figures.
-    #[must_use]
-    pub fn metrics(&self) -> Arc<Metrics> {
-        Arc::clone(&self.metrics)
+    /// Starts the storage thread; returns each worker's way to it.
+    fn start_storage(
+        &mut self,
+        cache: Cache,
+        wakers: impl Iterator<Item = Arc<Waker>>,
+        sender: &Sender<Event>,
+    ) -> Result<Vec<Storage>, NodeError> {
+        let (worker_ends, storage_ends): (Vec<_>, Vec<_>) = wakers.map(link).unzip();
+        let bell = Arc::new(Bell::default());
+        let counters = self.metrics.threads().last().map(Arc::clone).unwrap_or_default();
+        let metrics = Arc::clone(&self.metrics);
+        let storage = StorageThread::new(Owner::new(cache), storage_ends, Arc::clone(&bell), counters, metrics);
+        let thread = self.spawn("storage".to_owned(), sender, move || {
+            storage.run();
+            Ok(())
+        })?;
+        let sleeper = Sleeper { bell, thread };
+        let bind = |end: UnboundEnd| Storage::Thread(Box::new(end.bind(sleeper.clone())));
+        Ok(worker_ends.into_iter().map(bind).collect())
     }
 
     /// Waits until the node is told to end, drains it, and returns when its threads have ended.
@@ -188,7 +212,7 @@ impl Node {
         name: String,
         sender: &Sender<Event>,
         body: impl FnOnce() -> Result<(), NodeError> + Send + 'static,
-    ) -> Result<(), NodeError> {
+    ) -> Result<Thread, NodeError> {
         let farewell = Farewell(sender.clone());
         let body = move || {
             let farewell = farewell;
@@ -196,8 +220,10 @@ impl Node {
             drop(farewell);
             result
         };
-        self.threads.push(thread::Builder::new().name(name).spawn(body).map_err(system("a thread"))?);
-        Ok(())
+        let handle = thread::Builder::new().name(name).spawn(body).map_err(system("a thread"))?;
+        let thread = handle.thread().clone();
+        self.threads.push(handle);
+        Ok(thread)
     }
 
     fn join(self) -> Result<(), NodeError> {
@@ -219,6 +245,10 @@ impl Drop for Farewell {
         // Nobody listens any more where the node itself has ended first.
         drop(self.0.send(Event::Ended));
     }
+}
+
+fn open(address: SocketAddr, option: &'static str, field: &'static str) -> Result<TcpListener, NodeError> {
+    listen(address).map_err(|reason| NodeError::Listen { address, option, field, reason })
 }
 
 fn system(what: &'static str) -> impl Fn(io::Error) -> NodeError {

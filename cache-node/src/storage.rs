@@ -1,26 +1,32 @@
-//! Where a worker has its commands executed.
+//! Where commands are executed: in the worker itself, or on the storage thread.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use segcache::Cache;
 
 use crate::buffers::Batch;
 use crate::clock::Instant;
-use crate::execute::{Context, execute};
+use crate::execute::{self, Context};
+use crate::link::{Bell, StorageEnd, WorkerEnd};
 use crate::metrics::{Counters, Metrics};
 
 /// How often the cache's figures are published.
 const PUBLISH_US: u64 = 250_000;
+/// Batches of one worker that are executed before the next worker's.
+const MOST_BATCHES: usize = 64;
+/// The longest sleep of the storage thread: expiry goes on without requests too.
+const LONGEST_SLEEP: Duration = Duration::from_millis(500);
+/// The sleep while a worker has not taken its replies.
+const BLOCKED_SLEEP: Duration = Duration::from_millis(1);
 
 /// A worker's way to the cache.
 pub enum Storage {
     /// The worker owns the cache and executes itself.
     Inline(Box<Owner>),
-}
-
-/// The cache with what its owner, whichever thread that is, has to do for it.
-pub struct Owner {
-    cache: Cache,
-    published: Instant,
-    maintenance_left: bool,
+    /// The storage thread does.
+    Thread(Box<WorkerEnd>),
 }
 
 /// What has become of a batch that was handed in.
@@ -36,15 +42,24 @@ impl Storage {
     pub fn advance(&mut self, now: Instant, metrics: &Metrics) {
         match self {
             Storage::Inline(owner) => owner.advance(now, metrics),
+            Storage::Thread(link) => link.awake(),
         }
     }
 
-    /// Executes a batch, or sends it where that is done.
+    /// Executes a batch, or keeps it for [`Storage::publish`].
     pub fn execute(&mut self, mut batch: Box<Batch>, counters: &Counters, metrics: &Metrics) -> Submitted {
         match self {
             Storage::Inline(owner) => {
-                execute(&mut batch, &mut owner.cache, Context { counters, metrics });
+                if batch.waiting().0.len() > 1 {
+                    execute::prefetch_keys(&batch, &owner.cache);
+                    execute::prefetch_items(&batch, &owner.cache);
+                }
+                execute::execute(&mut batch, &mut owner.cache, Context { counters, metrics });
                 Submitted::Executed(batch)
+            }
+            Storage::Thread(link) => {
+                link.hand_in(batch);
+                Submitted::InFlight
             }
         }
     }
@@ -53,19 +68,32 @@ impl Storage {
     pub fn answered(&mut self) -> Option<Box<Batch>> {
         match self {
             Storage::Inline(_) => None,
+            Storage::Thread(link) => link.answered(),
         }
     }
 
     /// Sends what this round has handed in on its way.
-    pub fn publish(&mut self) {}
-
-    /// Whether the worker should not sleep.
-    #[must_use]
-    pub fn has_work(&self) -> bool {
+    pub fn publish(&mut self) {
         match self {
-            Storage::Inline(owner) => owner.maintenance_left,
+            Storage::Inline(_) => {}
+            Storage::Thread(link) => link.publish(),
         }
     }
+
+    /// To be called before the worker sleeps: whether it must not, because there is work.
+    pub fn before_sleep(&mut self) -> bool {
+        match self {
+            Storage::Inline(owner) => owner.maintenance_left,
+            Storage::Thread(link) => link.before_sleep(),
+        }
+    }
+}
+
+/// The cache with what its owner, whichever thread that is, has to do for it.
+pub struct Owner {
+    cache: Cache,
+    published: Instant,
+    maintenance_left: bool,
 }
 
 impl Owner {
@@ -82,5 +110,76 @@ impl Owner {
             self.published = now;
             metrics.publish_cache(self.cache.counters());
         }
+    }
+}
+
+/// The storage thread: owns the cache and serves all workers.
+pub struct StorageThread {
+    owner: Owner,
+    links: Vec<StorageEnd>,
+    bell: Arc<Bell>,
+    counters: Arc<Counters>,
+    metrics: Arc<Metrics>,
+    /// The batches of one turn.
+    #[expect(clippy::vec_box, reason = "sessions, pool and rings pass on the box; the batch itself never moves")]
+    turn: Vec<Box<Batch>>,
+}
+
+impl StorageThread {
+    /// A thread that serves these `links` and rests behind `bell`.
+    #[must_use]
+    pub fn new(
+        owner: Owner,
+        links: Vec<StorageEnd>,
+        bell: Arc<Bell>,
+        counters: Arc<Counters>,
+        metrics: Arc<Metrics>,
+    ) -> StorageThread {
+        StorageThread { owner, links, bell, counters, metrics, turn: Vec::with_capacity(MOST_BATCHES) }
+    }
+
+    /// Serves until all workers have ended.
+    pub fn run(mut self) {
+        while !self.links.iter().all(StorageEnd::is_abandoned) {
+            let now = self.metrics.clock.now();
+            self.owner.advance(now, &self.metrics);
+            let mut worked = self.owner.maintenance_left;
+            for link in 0..self.links.len() {
+                worked |= self.serve(link);
+            }
+            self.counters.rounds.add(1);
+            self.counters.heartbeat.set(now.micros());
+            if !worked {
+                self.sleep();
+            }
+        }
+    }
+
+    /// Executes what one worker has handed in; says whether there was anything.
+    fn serve(&mut self, link: usize) -> bool {
+        let StorageThread { owner, links, counters, metrics, turn, .. } = self;
+        let Some(link) = links.get_mut(link) else { return false };
+        while turn.len() < MOST_BATCHES {
+            let Some(batch) = link.request() else { break };
+            turn.push(batch);
+        }
+        let worked = !turn.is_empty();
+        turn.iter().for_each(|batch| execute::prefetch_keys(batch, &owner.cache));
+        turn.iter().for_each(|batch| execute::prefetch_items(batch, &owner.cache));
+        for mut batch in turn.drain(..) {
+            execute::execute(&mut batch, &mut owner.cache, Context { counters, metrics });
+            link.hand_back(batch);
+        }
+        link.publish();
+        worked
+    }
+
+    fn sleep(&self) {
+        let longest = if self.links.iter().any(StorageEnd::is_blocked) { BLOCKED_SLEEP } else { LONGEST_SLEEP };
+        self.bell.before_sleep();
+        if !self.links.iter().any(StorageEnd::has_requests) {
+            thread::park_timeout(longest);
+        }
+        self.bell.awake();
     }
 }

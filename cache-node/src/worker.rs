@@ -77,19 +77,19 @@ enum Turn {
 }
 
 /// Why a connection ends.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 enum Ending {
-    /// The client asked for it, or closed.
+    #[error("the client asked for it, or closed")]
     Client,
-    /// The node drains.
+    #[error("the node drains")]
     Drained,
-    /// A line without an end.
+    #[error("a line did not end")]
     LineTooLong,
-    /// Nothing came for longer than allowed.
+    #[error("nothing came for longer than idleTimeout")]
     Idle,
-    /// It held buffers that others waited for.
+    #[error("it held buffers that others waited for")]
     Stalled,
-    /// The connection failed.
+    #[error("the connection failed: {0}")]
     Broken(io::Error),
 }
 
@@ -153,7 +153,8 @@ impl Worker {
     }
 
     fn wait(&mut self, events: &mut Events) -> Result<(), WorkerError> {
-        let sleep = if !self.unfinished.is_empty() || !self.arrivals.is_empty() || self.storage.has_work() {
+        let has_work = !self.unfinished.is_empty() || !self.arrivals.is_empty();
+        let sleep = if has_work || self.storage.before_sleep() {
             Duration::ZERO
         } else if self.starved.is_empty() {
             LONGEST_SLEEP
@@ -200,8 +201,9 @@ impl Worker {
             match self.sessions.get_mut(id) {
                 Some(session) => {
                     session.in_flight = false;
+                    let has_no_room = batch.has_commands() && !batch.has_output();
                     session.batch = Some(batch);
-                    self.serve(id);
+                    if has_no_room { self.starve(id) } else { self.serve(id) }
                 }
                 // The connection ended meanwhile; whoever has its slot now must not get its replies.
                 None => self.pool.give_back(batch),
@@ -299,7 +301,7 @@ impl Worker {
 
     fn close(&mut self, id: SessionId, ending: &Ending) {
         let Some(session) = self.sessions.remove(id) else { return };
-        debug!(?ending, "a session ended");
+        debug!("a session ended: {ending}");
         match ending {
             Ending::Idle => self.counters.idle_closed.add(1),
             Ending::Stalled => self.counters.stalled_closed.add(1),

@@ -35,6 +35,9 @@ pub struct Config {
     /// The number of worker threads, 1 to 64. Default: 1.
     #[serde(skip_serializing_if = "is_default::workers")]
     pub workers: u16,
+    /// Whether the cache has a thread of its own. Default: `Auto`.
+    #[serde(skip_serializing_if = "is_default::storage_thread")]
+    pub storage_thread: StorageThread,
     /// Connections at once, 1 to 1,000,000; one more is answered with an error line and closed. Default: 1024.
     #[serde(skip_serializing_if = "is_default::max_connections")]
     pub max_connections: u32,
@@ -72,6 +75,16 @@ pub enum Eviction {
     S3Fifo,
 }
 
+/// Whether the cache has a thread of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StorageThread {
+    /// Only where there is more than one worker; a single worker is faster with the cache to itself.
+    #[default]
+    Auto,
+    /// With one worker too.
+    Always,
+}
+
 impl Default for Config {
     fn default() -> Config {
         Config {
@@ -82,6 +95,7 @@ impl Default for Config {
             memory: Bytes(64 << 20),
             buffer_memory: Bytes(16 << 20),
             workers: 1,
+            storage_thread: StorageThread::Auto,
             max_connections: 1024,
             idle_timeout: Duration(std::time::Duration::ZERO),
             drain_delay: Duration(std::time::Duration::from_secs(5)),
@@ -104,6 +118,7 @@ mod is_default {
         memory: super::Bytes,
         buffer_memory: super::Bytes,
         workers: u16,
+        storage_thread: super::StorageThread,
         max_connections: u32,
         idle_timeout: super::Duration,
         drain_delay: super::Duration,

@@ -9,7 +9,7 @@ mod status;
 mod units;
 
 pub use budget::{Budget, BudgetError};
-pub use file::{Config, ConfigError, Eviction, NEWEST_VERSION, OLDEST_VERSION};
+pub use file::{Config, ConfigError, Eviction, NEWEST_VERSION, OLDEST_VERSION, StorageThread};
 pub use status::{Connections, Items, Memory, Phase, Requests, Status};
 pub use units::{Bytes, Duration, UnitError};
 

@@ -48,9 +48,9 @@ fn scan(token: &[u8]) -> Option<Scanned> {
     if length == 0 || !ends_well {
         return None;
     }
-    let magnitude = digits[..length].iter().fold(0_u128, |sum, digit| {
-        if sum > u128::from(u64::MAX) { sum } else { sum * 10 + u128::from(digit - b'0') }
-    });
+    let magnitude = digits[..length]
+        .iter()
+        .fold(0_u128, |sum, digit| if sum > u128::from(u64::MAX) { sum } else { sum * 10 + u128::from(digit - b'0') });
     Some(Scanned { negative, magnitude })
 }
 

@@ -250,9 +250,7 @@ impl<'a> Line<'a> {
             Some(LINE_END) => {
                 Step::Command { command: Command::Store { verb, key, value, flags, exptime, noreply }, next }
             }
-            Some(_) => {
-                Step::Command { command: Command::Reject { rejection: Rejection::BadChunk, noreply }, next }
-            }
+            Some(_) => Step::Command { command: Command::Reject { rejection: Rejection::BadChunk, noreply }, next },
         }
     }
 
@@ -294,11 +292,7 @@ impl<'a> Line<'a> {
     }
 
     /// A command of a key, one number and perhaps `noreply`.
-    fn keyed(
-        &self,
-        body: &Body<'_>,
-        read: impl Fn(&Tokens<'_>, Span, bool) -> Result<Command, Rejection>,
-    ) -> Step {
+    fn keyed(&self, body: &Body<'_>, read: impl Fn(&Tokens<'_>, Span, bool) -> Result<Command, Rejection>) -> Step {
         let tokens = self.tokens();
         if !(3..=4).contains(&tokens.count) {
             return body.reject(Rejection::Unknown);

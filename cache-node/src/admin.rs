@@ -1,0 +1,255 @@
+//! The health port (`/livez`, `/readyz`) and the admin port (`/metrics`, `/status`, `POST /drain`): a thread of their
+//! own, away from the request path.
+
+use std::io;
+use std::net::{self, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::task::{Context, Poll};
+use std::thread;
+use std::time::Duration;
+
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, State};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use axum::serve::{IncomingStream, Listener};
+use axum::{Json, Router};
+use config::Status;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{self, Sleep};
+use tracing::{error, warn};
+
+use crate::exposition;
+use crate::metrics::{Counters, Metrics, Phase};
+use crate::node::Event;
+
+/// A thread that has not finished a round for so long is stuck, and the node is better restarted. The longest sleep of
+/// a healthy one is half a second.
+const STUCK_US: u64 = 15_000_000;
+/// Connections at once to each of the two ports; more wait in the kernel.
+const MOST_CONNECTIONS: usize = 64;
+/// A connection ends after so long, so that clients who do nothing cannot keep others out.
+const LONGEST_CONNECTION: Duration = Duration::from_secs(60);
+/// How long accepting pauses after an error.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The sockets of the two ports, as far as they are wanted.
+pub struct Ports {
+    /// `/livez` and `/readyz`.
+    pub health: Option<net::TcpListener>,
+    /// `/metrics`, `/status` and `POST /drain`.
+    pub admin: Option<net::TcpListener>,
+}
+
+#[derive(Clone)]
+struct Shared {
+    metrics: Arc<Metrics>,
+    events: Sender<Event>,
+}
+
+/// Serves the ports on a thread of their own, for as long as the process lives.
+///
+/// # Errors
+/// What the system says.
+pub fn serve(ports: Ports, metrics: Arc<Metrics>, events: Sender<Event>) -> io::Result<()> {
+    let Ports { health, admin } = ports;
+    if health.is_none() && admin.is_none() {
+        return Ok(());
+    }
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let shared = Shared { metrics, events };
+    let health_routes = Router::new().route("/livez", get(live)).route("/readyz", get(ready));
+    let admin_routes =
+        Router::new().route("/metrics", get(scrape)).route("/status", get(status)).route("/drain", post(drain));
+    let body = move || {
+        runtime.block_on(async {
+            tokio::join!(
+                serve_port(health, health_routes.with_state(shared.clone())),
+                serve_port(admin, admin_routes.with_state(shared)),
+            )
+        })
+    };
+    thread::Builder::new().name("admin".to_owned()).spawn(body)?;
+    Ok(())
+}
+
+async fn serve_port(socket: Option<net::TcpListener>, routes: Router) {
+    let Some(socket) = socket else { return };
+    let served = async {
+        let listener =
+            Limited { listener: TcpListener::from_std(socket)?, permits: Arc::new(Semaphore::new(MOST_CONNECTIONS)) };
+        axum::serve(listener, routes.into_make_service_with_connect_info::<Peer>()).await
+    };
+    if let Err(reason) = served.await {
+        error!(%reason, "the health or admin port has ended");
+    }
+}
+
+async fn live(State(shared): State<Shared>) -> (StatusCode, String) {
+    let metrics = &shared.metrics;
+    let now = metrics.clock.now().micros();
+    let age = |heartbeat: u64| if heartbeat == 0 { 0 } else { now.saturating_sub(heartbeat) };
+    let stuck = |(name, us): (String, u64)| {
+        (us > STUCK_US).then(|| format!("{name} has not finished a round for {} s\n", us / 1_000_000))
+    };
+    let threads = metrics.threads().iter().enumerate();
+    let threads = threads.map(|(index, counters): (usize, &Arc<Counters>)| {
+        (format!("serving thread {index}"), age(counters.heartbeat.get()))
+    });
+    let listener = match metrics.phase() {
+        Phase::Closing | Phase::Stopping => None,
+        _ => Some(("the listener".to_owned(), age(metrics.listener_heartbeat.get()))),
+    };
+    match threads.chain(listener).find_map(stuck) {
+        Some(message) => (StatusCode::SERVICE_UNAVAILABLE, message),
+        None => (StatusCode::OK, "live\n".to_owned()),
+    }
+}
+
+async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
+    match shared.metrics.phase() {
+        Phase::Serving => (StatusCode::OK, "ready\n"),
+        Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting\n"),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "not ready: draining\n"),
+    }
+}
+
+async fn scrape(State(shared): State<Shared>) -> impl IntoResponse {
+    match exposition::text(&shared.metrics) {
+        Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text),
+        Err(reason) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(header::CONTENT_TYPE, "text/plain")],
+            format!("the metrics cannot be written: {reason}\n"),
+        ),
+    }
+}
+
+async fn status(State(shared): State<Shared>) -> Json<Status> {
+    Json(report(&shared.metrics))
+}
+
+fn report(metrics: &Metrics) -> Status {
+    let (totals, cache) = (metrics.totals(), metrics.cache());
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        configuration_hash: metrics.configuration_hash.clone(),
+        phase: match metrics.phase() {
+            Phase::Starting => config::Phase::Starting,
+            Phase::Serving => config::Phase::Serving,
+            Phase::Draining | Phase::Closing | Phase::Stopping => config::Phase::Draining,
+        },
+        uptime_seconds: metrics.clock.now().since(metrics.started) / 1_000_000,
+        items: config::Items { live: cache.items, evicted: cache.evicted, expired: cache.expired },
+        requests: config::Requests {
+            hits: totals.retrievals(|kind| kind.hits),
+            misses: totals.retrievals(|kind| kind.misses),
+            total: totals.sum(|kind| kind.requests),
+            server_errors: totals.server_errors,
+        },
+        memory: config::Memory {
+            cache_limit: cache.budget,
+            cache_used: cache.index_bytes + cache.segment_bytes + cache.metadata_bytes,
+            buffers_limit: metrics.budget.limit() as u64,
+            buffers_used: metrics.budget.used() as u64,
+            resident: exposition::resident_bytes(),
+        },
+        connections: config::Connections {
+            open: metrics.open(),
+            limit: u64::from(metrics.config.max_connections),
+            refused: totals.refused,
+        },
+    }
+}
+
+/// As SIGTERM. Until this port asks for certificates, only who is on this machine, or in this pod, may do it.
+async fn drain(ConnectInfo(Peer(peer)): ConnectInfo<Peer>, State(shared): State<Shared>) -> (StatusCode, &'static str) {
+    if !peer.ip().to_canonical().is_loopback() {
+        return (StatusCode::FORBIDDEN, "draining is only allowed from the node's own loopback address\n");
+    }
+    match shared.events.send(Event::Drain) {
+        Ok(()) => (StatusCode::ACCEPTED, "draining\n"),
+        Err(_) => (StatusCode::CONFLICT, "the node is already ending\n"),
+    }
+}
+
+/// A listener that has a limited number of connections open, each for a limited time.
+struct Limited {
+    listener: TcpListener,
+    permits: Arc<Semaphore>,
+}
+
+/// A connection to one of the ports.
+struct Held {
+    stream: TcpStream,
+    end: Pin<Box<Sleep>>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Who has connected.
+#[derive(Clone, Copy, Debug)]
+struct Peer(SocketAddr);
+
+impl Listener for Limited {
+    type Io = Held;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Held, SocketAddr) {
+        // The semaphore is never closed, so there always is a permit in the end.
+        let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, peer)) => {
+                    let end = Box::pin(time::sleep(LONGEST_CONNECTION));
+                    return (Held { stream, end, _permit: permit }, peer);
+                }
+                Err(error) => {
+                    warn!(%error, "a connection to the health or admin port cannot be accepted");
+                    time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+impl Connected<IncomingStream<'_, Limited>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Limited>) -> Peer {
+        Peer(*stream.remote_addr())
+    }
+}
+
+impl AsyncRead for Held {
+    fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.end.as_mut().poll(task).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(task, buffer)
+    }
+}
+
+impl AsyncWrite for Held {
+    fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.end.as_mut().poll(task).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.stream).poll_write(task, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(task)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(task)
+    }
+}
