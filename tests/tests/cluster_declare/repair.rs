@@ -140,24 +140,25 @@ impl Drop for Cordoned<'_> {
 #[test]
 fn a_drained_host_takes_one_node_at_a_time() -> Outcome {
     scenario("drain", 1, async |s, _| {
-        s.declare("demo", small(3)).await?;
+        s.declare("drained", small(3)).await?;
         let hosts = Api::<Node>::all(s.client.clone()).list(&ListParams::default()).await?.items.len();
         assert!(hosts > 1, "a drained host's pods need another one to go to");
-        let nodes = s.settled("demo").await?;
-        let watch = Readiness::watch(s, "demo").await;
+        let nodes = s.settled("drained").await?;
+        let watch = Readiness::watch(s, "drained").await;
         let host = nodes[1].host.clone();
         let cordoned = Cordoned(&host);
-        // Only this scenario's pods: the others' are none of its business.
-        let selector = "--pod-selector=app.kubernetes.io/name=cache-node,app.kubernetes.io/instance=demo";
+        // Only this scenario's pods: the others' are none of its business. The selector knows no namespace, so the name
+        // is one that no other scenario has.
+        let selector = "--pod-selector=app.kubernetes.io/name=cache-node,app.kubernetes.io/instance=drained";
         s.kubectl(&["drain", &host, selector, "--delete-emptydir-data", "--timeout=300s"]).await?;
-        let moved = s.settled("demo").await?;
+        let moved = s.settled("drained").await?;
         assert!(moved.iter().all(|node| node.host != host), "{host} is drained: {moved:?}");
         for (old, new) in nodes.iter().zip(&moved).filter(|(old, _)| old.host != host) {
             assert_eq!((&old.uid, old.restarts), (&new.uid, new.restarts), "{} was not on {host}", old.name);
         }
         drop(cordoned);
         assert!(watch.lowest() >= 2, "the budget allows one node to be away, and {} of 3 served", watch.lowest());
-        s.set_keys(100, &s.addresses("demo", 3)).await
+        s.set_keys(100, &s.addresses("drained", 3)).await
     })
 }
 
