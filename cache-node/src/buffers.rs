@@ -234,8 +234,6 @@ impl Batch {
     /// Reads once from `stream`.
     pub fn receive(&mut self, stream: &mut impl Read) -> Received {
         debug_assert!(!self.has_commands(), "commands point into the input");
-        self.commands.clear();
-        self.next = 0;
         self.input.make_contiguous();
         if !self.grow_input() {
             return Received::NoMemory;
@@ -275,6 +273,10 @@ impl Batch {
 
     /// Parses what was received, up to a limit of commands.
     pub fn parse(&mut self, limits: Limits) -> Parsed {
+        if !self.has_commands() {
+            self.commands.clear();
+            self.next = 0;
+        }
         let input = &mut self.input;
         while self.commands.len() < MOST_COMMANDS && input.filled - input.parsed >= input.needed {
             match memcache::parse(&input.bytes[..input.filled], input.parsed, input.scanned, limits) {

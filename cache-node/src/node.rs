@@ -94,10 +94,13 @@ impl Node {
         let workers = usize::from(config.workers);
         let has_storage_thread = workers > 1 || config.storage_thread == StorageThreadMode::Always;
         let socket = open(config.listen, "--listen", "listen")?;
+        // Not as configured: port 0 asks for any.
+        let address = socket.local_addr().map_err(system("the address of a socket"))?;
         let ports = Ports {
             health: config.health.map(|address| open(address, "--health", "health")).transpose()?,
             admin: config.admin.map(|address| open(address, "--admin", "admin")).transpose()?,
         };
+        let config = config::Config { listen: address, ..config };
         let metrics = Metrics::new(config, configuration_hash, workers + usize::from(has_storage_thread));
         let mut node = Node { threads: Vec::new(), wakers: Vec::new(), events, metrics: Arc::clone(&metrics) };
         let cache = Cache::new(settings(&metrics.config), metrics.clock.now().seconds())?;
@@ -122,9 +125,15 @@ impl Node {
         let listener = Listener::new(poll, socket, seats, Arc::clone(&metrics));
         node.spawn("listener".to_owned(), &sender, move || Ok(listener.run()?))?;
         node.wakers.push(waker);
+        let at = |socket: &TcpListener| socket.local_addr().map_err(system("the address of a socket"));
+        for (socket, what) in [(&ports.health, "/livez, /readyz"), (&ports.admin, "/metrics, /status, /drain")] {
+            if let Some(socket) = socket {
+                info!(at = %at(socket)?, "serving {what}");
+            }
+        }
         admin::serve(ports, Arc::clone(&metrics), sender).map_err(system("the admin thread"))?;
         metrics.enter(Phase::Serving);
-        info!(address = %metrics.config.listen, workers, memory = %metrics.config.memory, "serving");
+        info!(at = %address, workers, memory = %metrics.config.memory, "serving clients");
         Ok(node)
     }
 
@@ -172,10 +181,11 @@ impl Node {
         info!(sessions = self.metrics.open(), "draining: closing the listener, and sessions between requests");
         self.enter(Phase::Closing);
         let deadline = Instant::now() + CLOSING_LIMIT;
-        // Every worker that ends sends an event.
-        while self.threads.iter().any(|thread| !thread.is_finished()) {
+        let mut ended = 0;
+        while ended < self.threads.len() {
             match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Event::Ended | Event::Drain) => {}
+                Ok(Event::Ended) => ended += 1,
+                Ok(Event::Drain) => {}
                 Ok(Event::Stop) => return,
                 Err(_) => {
                     warn!(sessions = self.metrics.open(), "draining: closing sessions that did not come to an end");

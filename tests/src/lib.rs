@@ -6,6 +6,7 @@ pub mod failure;
 pub mod figures;
 pub mod http;
 pub mod images;
+pub mod node;
 pub mod operator;
 pub mod process;
 pub mod readiness;

@@ -155,7 +155,7 @@ mod tests {
         }
         assert_eq!(Bytes(64 << 20).to_string(), "64Mi");
         assert_eq!(Bytes(1500).to_string(), "1500");
-        assert_eq!(Bytes(2_000_000_000).to_string(), "2G");
+        assert_eq!(Bytes(3_000_000).to_string(), "3M");
     }
 
     #[test]
