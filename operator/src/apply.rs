@@ -41,6 +41,8 @@ pub enum ApplyError {
         #[source]
         source: kube::Error,
     },
+    #[error("{what} exists and belongs to something else")]
+    NameTaken { what: String },
     #[error("cannot write {what} as JSON: {source}")]
     Write {
         what: String,
@@ -127,6 +129,17 @@ impl Writer<'_> {
             return Ok(());
         }
         let api: Api<K> = Api::namespaced(self.client.clone(), self.namespace);
+        // A forced apply takes over whatever has the name: it must be the very object that was observed, or none at all.
+        match observed {
+            Some(observed) => object.meta_mut().uid = observed.uid(),
+            None => {
+                let found =
+                    api.get_opt(&name).await.map_err(|source| ApplyError::Apply { what: what.clone(), source })?;
+                if found.is_some() {
+                    return Err(ApplyError::NameTaken { what });
+                }
+            }
+        }
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let patched = api.patch(&name, &params, &Patch::Apply(&object)).await;
         patched.map_err(|source| ApplyError::Apply { what: what.clone(), source })?;

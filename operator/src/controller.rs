@@ -186,6 +186,9 @@ async fn reconcile(resource: &CacheCluster, context: &Context) -> Result<Action,
     let desired = desired::build(&cluster, &step, &observed);
     let applied = match apply::apply(&context.client, &cluster, desired, &observed).await {
         Ok(applied) => applied,
+        Err(apply::ApplyError::NameTaken { what }) => {
+            return tell(context, resource, &observed, Outcome::Conflict(&[what]), AGAIN_SERVING).await;
+        }
         Err(error) => {
             let message = error.to_string();
             tell(context, resource, &observed, Outcome::Failed(&message), BACKOFF_FIRST).await?;

@@ -62,6 +62,13 @@ pub enum RevisionError {
     },
 }
 
+impl Content {
+    /// Whether pods made from either could not be told apart.
+    pub fn makes_the_pods_of(&self, other: &Content) -> bool {
+        self.template == other.template && self.configuration == other.configuration
+    }
+}
+
 impl Revision {
     /// Renders the cluster as declared. `image` is the image where the spec names none.
     ///

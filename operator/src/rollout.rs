@@ -101,9 +101,17 @@ fn declared_revision(cluster: &Cluster, stored: &[Revision], defaults: &Defaults
                 return Ok(Revision { number, ..known.clone() });
             }
             // An image that nobody named stays what it was at first, also when something else changes.
-            let inherited = newest.filter(|newest| newest.content.inputs.image.is_none());
-            let image = inherited.map_or(defaults.node_image.as_str(), |newest| newest.content.image.as_str());
-            Revision::render(cluster, image, number)
+            let unnamed = stored.iter().filter(|revision| revision.content.inputs.image.is_none());
+            let first_use = unnamed.max_by_key(|revision| revision.number);
+            let image = first_use.map_or(defaults.node_image.as_str(), |known| known.content.image.as_str());
+            let rendered = Revision::render(cluster, image, number)?;
+            // Other words for the same pods, such as the default image given by name, are no change.
+            let alike = stored.iter().filter(|known| known.content.makes_the_pods_of(&rendered.content));
+            Ok(match alike.max_by_key(|revision| revision.number) {
+                Some(known) if newest == Some(known) => known.clone(),
+                Some(known) => Revision { number, ..known.clone() },
+                None => rendered,
+            })
         }
         TemplatePolicy::Latest => {
             let rendered = Revision::render(cluster, &defaults.node_image, number)?;

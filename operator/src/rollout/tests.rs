@@ -153,6 +153,24 @@ fn an_image_that_nobody_named_stays_when_something_else_changes() {
 }
 
 #[test]
+fn the_default_image_given_by_name_is_no_change() {
+    let stable = step(&cluster(json!({})), &Observed::default()).target;
+    let named = step(&cluster(json!({"image": IMAGE})), &running(&stable, 3));
+    assert_eq!((named.target, named.progress), (stable, Progress::Complete));
+}
+
+#[test]
+fn an_image_no_longer_named_is_that_of_the_first_use_also_when_more_changes() {
+    let mut first = step(&cluster(json!({})), &Observed::default()).target;
+    first.content.image = "cache-node:0".to_owned();
+    let mut observed = running(&first, 3);
+    let named = step(&cluster(json!({"image": "other"})), &observed).target;
+    observed.revisions.push(named);
+    let back = step(&cluster(json!({"node": {"memory": "2Gi"}})), &observed).target;
+    assert_eq!(back.content.image, "cache-node:0");
+}
+
+#[test]
 fn going_back_takes_the_old_revision_up_again() {
     let before = cluster(json!({}));
     let first = step(&before, &Observed::default()).target;
