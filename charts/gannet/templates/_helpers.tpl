@@ -32,32 +32,40 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- printf "%s:%s" .image.repository (.image.tag | default .default) -}}
 {{- end -}}
 
-{{/* What the operator may do in the namespaces it watches. Secrets are not among it. */}}
+{{/* What the operator may do in the namespaces that it watches: what it does, and nothing else. */}}
 {{- define "gannet.rules" -}}
 - apiGroups: [gannet.dev]
   resources: [cacheclusters]
-  verbs: [get, list, watch, patch]
+  verbs: [get, list, watch]
 - apiGroups: [gannet.dev]
   resources: [cacheclusters/status]
-  verbs: [get, patch]
+  verbs: [patch]
 # To name a CacheCluster as the owner whose deletion waits for the owned.
 - apiGroups: [gannet.dev]
   resources: [cacheclusters/finalizers]
   verbs: [update]
+# Server-side apply creates and patches. What is deleted with its CacheCluster is not the operator's to delete.
 - apiGroups: [apps]
-  resources: [statefulsets, controllerrevisions]
-  verbs: [get, list, watch, create, patch, delete]
+  resources: [statefulsets]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
-  resources: [services, configmaps, serviceaccounts]
-  verbs: [get, list, watch, create, patch, delete]
+  resources: [services, serviceaccounts]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch]
+# Named by their content, and deleted when no pod needs them any more.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [apps]
+  resources: [controllerrevisions]
   verbs: [get, list, watch, create, patch, delete]
 # Pods are made by the StatefulSet's controller; the operator deletes those that are stuck on a bad revision.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, patch, delete]
-- apiGroups: ["", events.k8s.io]
+  verbs: [get, list, watch, delete]
+- apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
 {{- end -}}
