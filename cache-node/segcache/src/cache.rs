@@ -93,7 +93,7 @@ impl Cache {
                 self.flush_now();
             }
         }
-        self.maintain();
+        self.work_for_batch();
     }
 
     /// The time as it was last told, in unix seconds.
@@ -156,7 +156,7 @@ impl Cache {
         (0..=NEVER).for_each(|bucket| self.seal(bucket));
         self.flushed = self.sequence;
         (self.totals.items, self.totals.item_bytes) = (0, 0);
-        self.maintenance.flushed();
+        self.maintenance.sweep_flushed();
     }
 
     /// All items with their keys, in no order. It reads the whole memory: for tests and dumps.

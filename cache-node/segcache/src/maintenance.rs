@@ -2,16 +2,26 @@
 //! size of the index.
 
 use crate::cache::{Cache, Found};
+use crate::index::Slot;
 use crate::merge::Merge;
+use crate::reservation::MOST_RESERVATIONS;
 use crate::segment::{Location, Segments, State};
 
 /// Records that one step looks at. Their index buckets are prefetched together.
 pub(crate) const BATCH: usize = 16;
 /// Records that a call of [`Cache::maintain`] looks at: some ten microseconds.
 const MAINTAIN_RECORDS: usize = 512;
-/// Records that a write looks at, while there is work: a merge of four segments into one reads each record twice, so a
-/// write must look at more than three for each that it stores to stay ahead.
-const WRITE_RECORDS: usize = 64;
+/// Records that a call of [`Cache::advance`] looks at.
+const ADVANCE_RECORDS: usize = 128;
+/// Records that a write looks at while there is work, one so many for each that could have stood in its place. A merge
+/// of four segments into one reads each record twice to free three, so three for one would just keep pace.
+const WRITE_RECORDS: usize = BATCH;
+/// The factor by which a write works more when free segments run out.
+const HURRY: usize = 4;
+/// Records that a write looks at, at most: below half a millisecond.
+const MOST_WRITE_RECORDS: usize = 4096;
+/// The bytes that make a write count as several.
+const SMALL_WRITE: usize = 512;
 /// Segments that one search for flushed or sparse segments looks at.
 pub(crate) const SEARCH: u32 = 512;
 /// Of the segments, one in so many is kept free ahead of the writes, within these bounds.
@@ -47,6 +57,8 @@ pub(crate) struct Maintenance {
 pub(crate) enum Job {
     /// Takes all records of a segment out of the index, and frees it.
     Drop { segment: u32, next: Location },
+    /// Takes those records of a segment out of the index that have ended.
+    Sweep { segment: u32, next: Location },
     /// Copies the best records of some segments into one.
     Merge(Merge),
 }
@@ -68,7 +80,8 @@ impl Maintenance {
         self.expiry_due = true;
     }
 
-    pub(crate) fn flushed(&mut self) {
+    /// Segments with flushed records are to be found, from the first on.
+    pub(crate) fn sweep_flushed(&mut self) {
         self.sweep = Some(0);
     }
 }
@@ -80,9 +93,15 @@ impl Cache {
         self.work(MAINTAIN_RECORDS)
     }
 
-    /// The part of maintenance that a write pays for.
-    pub(crate) fn work_for_write(&mut self) {
-        self.work(WRITE_RECORDS);
+    /// The part of maintenance that a batch of requests pays for.
+    pub(crate) fn work_for_batch(&mut self) {
+        self.work(ADVANCE_RECORDS);
+    }
+
+    /// The part of maintenance that a write of so many bytes pays for.
+    pub(crate) fn work_for_write(&mut self, length: usize) {
+        let hurry = if self.segments.free_count() * 2 <= self.maintenance.free_ahead { HURRY } else { 1 };
+        self.work((WRITE_RECORDS * hurry * (1 + length / SMALL_WRITE)).min(MOST_WRITE_RECORDS));
     }
 
     /// Works on jobs until they have looked at so many records; says whether there is more to do.
@@ -116,9 +135,11 @@ impl Cache {
     }
 
     fn next_job(&mut self) -> Option<Job> {
-        self.expired_segment().or_else(|| self.flushed_segment()).map(|id| self.drop_job(id)).or_else(|| {
-            if self.segments.free_count() <= self.maintenance.free_ahead { self.eviction_job() } else { None }
-        })
+        if let Some(id) = self.expired_segment() {
+            return Some(self.drop_job(id));
+        }
+        let short = |cache: &Cache| cache.segments.free_count() <= cache.maintenance.free_ahead;
+        self.flushed_segment().or_else(|| if short(self) { self.eviction_job() } else { None })
     }
 
     /// A segment of which everything has expired: the heads of the chains are the first to.
@@ -126,27 +147,35 @@ impl Cache {
         if !self.maintenance.expiry_due {
             return None;
         }
-        let found = self.buckets.heads().find(|id| {
-            let segment = self.segments.get(*id);
-            segment.width > 0
-                && segment.last_deadline < self.now
-                && segment.pins == 0
-                && matches!(segment.state, State::Open | State::Sealed)
+        let found = self.buckets.heads().find_map(|head| {
+            // Pinned segments must wait, but not what comes behind them; a bucket of a busy one has its turn later.
+            let mut chain = self.buckets.chain(&self.segments, head).take(MOST_RESERVATIONS + 1);
+            let first = chain.find(|id| self.segments.get(*id).pins == 0)?;
+            let segment = self.segments.get(first);
+            let expired = segment.width > 0 && segment.last_deadline < self.now && segment.state != State::Busy;
+            expired.then_some(first)
         });
         self.maintenance.expiry_due = found.is_some();
         found
     }
 
-    fn flushed_segment(&mut self) -> Option<u32> {
+    /// A job for a segment with flushed records: they are all that it has, unless a reservation was committed there
+    /// after the flush.
+    fn flushed_segment(&mut self) -> Option<Job> {
         let from = self.maintenance.sweep?;
         let end = self.segments.count().min(from + SEARCH);
         let found = (from..end).find(|id| {
             let segment = self.segments.get(*id);
-            segment.state == State::Sealed && segment.pins == 0 && segment.last_sequence <= self.flushed
+            segment.state == State::Sealed && segment.pins == 0 && segment.base_sequence < self.flushed
         });
-        let next = found.unwrap_or(end);
+        let next = found.map_or(end, |id| id + 1);
         self.maintenance.sweep = (next < self.segments.count()).then_some(next);
-        found
+        let id = found?;
+        if self.segments.get(id).last_sequence <= self.flushed {
+            return Some(self.drop_job(id));
+        }
+        self.segments.get_mut(id).state = State::Busy;
+        Some(Job::Sweep { segment: id, next: Segments::first(id) })
     }
 
     /// A job that drops a segment, which is busy from now on.
@@ -162,47 +191,44 @@ impl Cache {
     /// Does one step of a job; returns it if it is not done.
     fn step(&mut self, job: Job) -> Option<Job> {
         match job {
-            Job::Drop { segment, next } => self.drop_step(segment, next).map(|next| Job::Drop { segment, next }),
+            Job::Drop { segment, next } => {
+                let next = self.drop_step(segment, next, true);
+                if next.is_none() {
+                    self.free_busy(segment);
+                }
+                next.map(|next| Job::Drop { segment, next })
+            }
+            Job::Sweep { segment, next } => {
+                let next = self.drop_step(segment, next, false);
+                if next.is_none() {
+                    self.segments.get_mut(segment).state = State::Sealed;
+                    self.free_if_dead(segment);
+                }
+                next.map(|next| Job::Sweep { segment, next })
+            }
             Job::Merge(merge) => self.merge_step(merge).map(Job::Merge),
         }
     }
 
-    fn drop_step(&mut self, id: u32, from: Location) -> Option<Location> {
+    /// Takes the next records of a segment out of the index, `all` of them or those that have ended; returns where to
+    /// go on if there are more.
+    fn drop_step(&mut self, id: u32, from: Location, all: bool) -> Option<Location> {
         if self.segments.get(id).live_items == 0 {
-            self.free_busy(id);
             return None;
         }
         let (batch, next) = self.batch(from);
         for (hash, location) in batch.into_iter().flatten() {
-            let Some((found, length)) = self.at(hash, location).map(|found| (found, found.record.length())) else {
-                continue;
-            };
-            let (slot, end) = (found.slot, self.end_of(&found));
-            match end {
-                Some(end) => self.drop_ended(slot, length, end),
-                None => {
-                    self.totals.evicted += 1;
-                    self.drop_item(slot, length);
-                }
+            if let Some(slot) = self.index.find_location(hash, location) {
+                self.evict(slot, all);
             }
         }
-        if next.is_none() || self.segments.get(id).live_items == 0 {
-            self.free_busy(id);
-            return None;
-        }
-        next
+        next.filter(|_| self.segments.get(id).live_items > 0)
     }
 
     /// Frees a busy segment that has no live items any more.
     pub(crate) fn free_busy(&mut self, id: u32) {
         self.buckets.remove(&mut self.segments, id);
         self.segments.free(id);
-    }
-
-    /// The item of the index at exactly this place.
-    pub(crate) fn at(&self, hash: u64, location: Location) -> Option<Found<'_>> {
-        let slot = self.index.find_location(hash, location)?;
-        Some(Found { slot, record: self.segments.record(location)? })
     }
 
     /// The next records of a segment with the hashes of their keys, and where to go on if there are more; what the
@@ -235,21 +261,22 @@ impl Cache {
             return false;
         }
         let coldest = self.index.coldest(hash);
-        let Some(length) = self.segments.record(coldest.location).map(|record| record.length()) else { return false };
-        self.evict(coldest, length);
+        self.evict(coldest, true);
         let Cache { index, segments, hasher, .. } = self;
         index.insert(hash, location, |location| segments.record(location).map_or(0, |record| hasher.hash(record.key())))
     }
 
-    /// Drops an item to make room, unless it has ended anyway.
-    fn evict(&mut self, slot: crate::index::Slot, length: u32) {
-        let end = self.segments.record(slot.location).and_then(|record| self.end_of(&Found { slot, record }));
-        match end {
+    /// Drops an item if it has ended, or else to make room if `living` ones may be.
+    fn evict(&mut self, slot: Slot, living: bool) {
+        let Some(record) = self.segments.record(slot.location) else { return };
+        let length = record.length();
+        match self.end_of(&Found { slot, record }) {
             Some(end) => self.drop_ended(slot, length, end),
-            None => {
+            None if living => {
                 self.totals.evicted += 1;
                 self.drop_item(slot, length);
             }
+            None => (),
         }
     }
 

@@ -260,6 +260,10 @@ impl Cache {
 
     fn finish_merge(&mut self, target: u32) {
         self.segments.get_mut(target).state = State::Sealed;
+        if self.segments.get(target).base_sequence < self.flushed {
+            // A flush in the middle of the merge had to pass this segment by.
+            self.maintenance.sweep_flushed();
+        }
         self.free_if_dead(target);
     }
 

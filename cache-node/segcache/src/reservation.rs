@@ -7,7 +7,7 @@ use crate::store::{Draft, NOTHING, Piece, refusal};
 use crate::{Deadline, MAX_KEY_LENGTH, Mode, NewItem, Outcome, StoreError};
 
 /// Values that may be received at once.
-const MOST_RESERVATIONS: usize = 64;
+pub(crate) const MOST_RESERVATIONS: usize = 64;
 /// Of the segments, at most one in so many is pinned.
 const PINNED_SHARE: usize = 4;
 
@@ -54,7 +54,7 @@ impl Cache {
         let written = if deadline.is_past(self.now) { Deadline::At(self.now) } else { deadline };
         let draft =
             Draft { value: [Piece::Unwritten(value_length), NOTHING], flags, cas, deadline: written, hit: false };
-        self.work_for_write();
+        self.work_for_write(value_length);
         let segment = self.room(written, (MAX_OVERHEAD + value_length) as u32)?.segment;
         let header = self.header(segment, key, &draft, self.sequence, WIDE_SEQUENCE);
         let (location, record_length) = self.write_record(segment, &header, key, &draft.value);
@@ -161,7 +161,12 @@ impl Cache {
     fn unpin(&mut self, reservation: &Reservation, kept: bool) {
         let Reservation { location, record_length, .. } = *reservation;
         self.totals.reservations -= 1;
-        self.segments.get_mut(location.segment).pins -= 1;
+        let segment = self.segments.get_mut(location.segment);
+        segment.pins -= 1;
+        if segment.pins == 0 && segment.base_sequence < self.flushed {
+            // A flush had to pass this segment by.
+            self.maintenance.sweep_flushed();
+        }
         if !kept {
             self.segments.take_back(location, record_length);
         }

@@ -160,7 +160,7 @@ impl Cache {
         if self.touch_in_place(&old, deadline) {
             return Ok(true);
         }
-        let outcome = self.write_as(hash, key, |old| match old {
+        let outcome = self.write_as(hash, key, old.value.len(), |old| match old {
             None => Decision::Stop(Outcome::NotStored),
             Some(old) => Decision::Write(Draft {
                 value: [old.value, NOTHING],
@@ -204,7 +204,7 @@ impl Cache {
         let limit = self.max_item_size;
         let new =
             Draft { value: [value, NOTHING], flags: item.flags, cas: item.cas, deadline: item.deadline, hit: false };
-        self.write_as(self.hasher.hash(item.key), item.key, |old| {
+        self.write_as(self.hasher.hash(item.key), item.key, value.len(), |old| {
             if let Some(outcome) = refusal(mode, old) {
                 return Decision::Stop(outcome);
             }
@@ -239,7 +239,7 @@ impl Cache {
             return Ok(number);
         }
         let padding = length.saturating_sub(digits.len());
-        let outcome = self.write_as(hash, key, |old| match old {
+        let outcome = self.write_as(hash, key, length, |old| match old {
             None => Decision::Stop(Outcome::NotFound),
             Some(old) => Decision::Write(Draft {
                 value: [Piece::Bytes(digits), Piece::Spaces(padding)],
@@ -294,14 +294,15 @@ impl Cache {
     }
 
     /// Writes what `decide` wants, seeing what is there under the key. It is asked again if making room has moved or
-    /// evicted what was there.
+    /// evicted what was there. `length` is about that of what will be written.
     fn write_as<'a>(
         &mut self,
         hash: u64,
         key: &[u8],
+        length: usize,
         decide: impl Fn(Option<&Old>) -> Decision<'a>,
     ) -> Result<Outcome, StoreError> {
-        self.work_for_write();
+        self.work_for_write(length);
         let mut size = 0;
         for _ in 0..MOST_ROUNDS {
             let old = self.old(hash, key);

@@ -148,6 +148,10 @@ impl Model {
 
     /// What a store must answer, and what is there afterwards.
     fn store(&mut self, mode: Mode, key: u16, value: Vec<u8>, flags: u32, deadline: Deadline) -> Expected {
+        let too_large = |size| Expected::Is(Err(StoreError::TooLarge { size, limit: LARGEST }));
+        if value.len() > LARGEST {
+            return too_large(value.len());
+        }
         let old = self.live(key).cloned();
         let (value, flags, deadline) = match (mode, old) {
             (Mode::Set, _) | (Mode::Add, None) | (Mode::Replace, Some(_)) => (value, flags, deadline),
@@ -161,7 +165,7 @@ impl Model {
             }
         };
         if value.len() > LARGEST {
-            return Expected::Is(Err(StoreError::TooLarge { size: value.len(), limit: LARGEST }));
+            return too_large(value.len());
         }
         Expected::Stored(Known { value, flags, cas: 0, deadline, read: false })
     }

@@ -1,0 +1,210 @@
+//! Figures that are no single operation's: memory of an item, the slowest operations, how operations slow down as the
+//! working set outgrows the processor's caches. `cargo bench -p segcache --bench figures [SECTION]`.
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on should stop")]
+
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::time::Instant;
+
+use segcache::{Cache, Deadline, Eviction, Settings};
+
+const NOW: u64 = 1_800_000_000;
+
+fn main() {
+    let section = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let wanted = |name: &str| section.as_deref().is_none_or(|section| section == name);
+    if wanted("memory") {
+        memory();
+    }
+    if wanted("latency") {
+        latency();
+    }
+    if wanted("speed") {
+        speed();
+    }
+}
+
+fn cache(budget: usize, eviction: Eviction) -> Cache {
+    Cache::new(Settings { budget, max_item_size: 512 << 10, eviction, seed: 42 }, NOW).unwrap()
+}
+
+/// A key of 14 bytes.
+fn key(number: u64) -> [u8; 14] {
+    let mut key = *b"key:0000000000";
+    let mut rest = number;
+    for digit in key[4..].iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    key
+}
+
+/// The process's resident memory in bytes.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+fn memory() {
+    println!("memory: keys of 14 bytes, TTL 1 h, filled to eviction and as much again");
+    println!(
+        "{:>8} {:>6} {:>10} {:>14} {:>14} {:>8} {:>8}",
+        "budget", "value", "items", "budget/item", "resident/item", "index", "free"
+    );
+    for budget in [64 << 20, 256 << 20, 1 << 30] {
+        for length in [32, 100] {
+            let before = resident();
+            let mut cache = cache(budget, Eviction::Merge);
+            let value = vec![7; length];
+            let writes = 2 * budget as u64 / (length as u64 + 20);
+            for number in 0..writes {
+                // A million writes a second, in the time of the cache.
+                if number % 1024 == 0 {
+                    cache.advance(NOW + number / 1_000_000);
+                }
+                cache.set(&key(number), &value, 0, Deadline::At(cache.now() + 3600)).unwrap();
+            }
+            let counters = cache.counters();
+            println!(
+                "{:>4} MiB {:>6} {:>10} {:>14.1} {:>14.1} {:>7.1}% {:>8}",
+                budget >> 20,
+                length,
+                counters.items,
+                budget as f64 / counters.items as f64,
+                (resident() - before) as f64 / counters.items as f64,
+                100.0 * counters.index_bytes as f64 / budget as f64,
+                counters.segments_free,
+            );
+            println!(
+                "         records {:.1} bytes, segments used {:.1}% live",
+                counters.item_bytes as f64 / counters.items as f64,
+                100.0 * counters.item_bytes as f64 / counters.segment_bytes as f64
+            );
+        }
+    }
+}
+
+/// Counts of durations in buckets of powers of two of nanoseconds.
+struct Histogram {
+    counts: [u64; 40],
+    slowest: u64,
+}
+
+impl Histogram {
+    fn new() -> Histogram {
+        Histogram { counts: [0; 40], slowest: 0 }
+    }
+
+    fn add(&mut self, nanoseconds: u64) {
+        self.counts[(nanoseconds | 1).ilog2() as usize] += 1;
+        self.slowest = self.slowest.max(nanoseconds);
+    }
+
+    fn print(&self, name: &str) {
+        let all: u64 = self.counts.iter().sum();
+        let at = |share: f64| {
+            let mut sum = 0;
+            let bucket = self.counts.iter().position(|count| {
+                sum += count;
+                sum as f64 >= all as f64 * share
+            });
+            1_u64 << (bucket.unwrap_or(39) + 1)
+        };
+        println!(
+            "{name:<32} {all:>10} operations, below ns: p50 {} p99 {} p999 {} p9999 {} p99999 {}, slowest {} us; over 131 us: {}",
+            at(0.5),
+            at(0.99),
+            at(0.999),
+            at(0.9999),
+            at(0.99999),
+            self.slowest / 1000,
+            self.counts[17..].iter().sum::<u64>()
+        );
+    }
+}
+
+fn latency() {
+    println!("latency: 256 MiB, 32-byte values, single operations");
+    for eviction in [Eviction::Merge, Eviction::Fifo, Eviction::S3Fifo] {
+        let mut cache = cache(256 << 20, eviction);
+        let value = [7; 32];
+        let ttls = [10, 60, 300, 3600, 86_400];
+        let (mut growth, mut full) = (Histogram::new(), Histogram::new());
+        let mut written = 0;
+        while cache.counters().evicted == 0 {
+            let start = Instant::now();
+            cache.set(&key(written), &value, 0, Deadline::At(NOW + ttls[written as usize % 5])).unwrap();
+            growth.add(start.elapsed().as_nanos() as u64);
+            written += 1;
+        }
+        growth.print(&format!("{eviction:?}: set, index growing"));
+        for _ in 0..2 * written {
+            let start = Instant::now();
+            cache.set(&key(written), &value, 0, Deadline::At(NOW + ttls[written as usize % 5])).unwrap();
+            full.add(start.elapsed().as_nanos() as u64);
+            written += 1;
+        }
+        full.print(&format!("{eviction:?}: set, evicting"));
+        let (mut expiring, mut advancing) = (Histogram::new(), Histogram::new());
+        let mut read = written;
+        for second in 1..120 {
+            for _ in 0..2000 {
+                let start = Instant::now();
+                cache.advance(NOW + second);
+                advancing.add(start.elapsed().as_nanos() as u64);
+                for _ in 0..8 {
+                    read -= 1;
+                    let start = Instant::now();
+                    black_box(cache.get(&key(read)));
+                    expiring.add(start.elapsed().as_nanos() as u64);
+                }
+            }
+        }
+        expiring.print(&format!("{eviction:?}: get, expiring"));
+        advancing.print(&format!("{eviction:?}: advance, expiring"));
+    }
+}
+
+fn speed() {
+    println!("speed: 100-byte values, million operations a second on one core, beside a hashbrown map of boxed slices");
+    println!(
+        "{:>10} {:>10} {:>8} {:>8} {:>8} {:>10} {:>10} {:>10}",
+        "set", "items", "get", "miss", "set", "map get", "map miss", "map set"
+    );
+    for megabytes in [10_u64, 100, 1000] {
+        let items = megabytes * (1 << 20) / 130;
+        let mut cache = cache((megabytes << 20) as usize * 5 / 4 + (32 << 20), Eviction::Merge);
+        let mut map: HashMap<Box<[u8]>, Box<[u8]>> = HashMap::new();
+        let value = [7; 100];
+        for number in 0..items {
+            cache.set(&key(number), &value, 0, Deadline::At(NOW + 3600)).unwrap();
+            map.insert(Box::from(key(number)), Box::from(value));
+        }
+        let rate = |operation: &mut dyn FnMut(u64)| {
+            let (count, start) = (2_000_000, Instant::now());
+            let mut random = 88_172_645_463_325_252_u64;
+            for _ in 0..count {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                operation(random % items);
+            }
+            f64::from(count) / start.elapsed().as_secs_f64() / 1e6
+        };
+        let get = rate(&mut |number| assert!(cache.get(&key(number)).is_some()));
+        let miss = rate(&mut |number| assert!(cache.get(&key(number + items)).is_none()));
+        let set = rate(&mut |number| {
+            black_box(cache.set(&key(number), &value, 0, Deadline::At(NOW + 3600)).unwrap());
+        });
+        let map_get =
+            rate(&mut |number| assert_eq!(map.get(key(number).as_slice()).map(|value| value.len()), Some(100)));
+        let map_miss = rate(&mut |number| assert!(!map.contains_key(key(number + items).as_slice())));
+        let map_set = rate(&mut |number| {
+            map.insert(Box::from(key(number)), Box::from(value));
+        });
+        println!(
+            "{megabytes:>6} MiB {items:>10} {get:>8.1} {miss:>8.1} {set:>8.1} {map_get:>10.1} {map_miss:>10.1} {map_set:>10.1}"
+        );
+    }
+}
