@@ -53,22 +53,43 @@ restart_operator() {
   cluster_kubectl --namespace "$NAMESPACE" rollout status deployment --timeout "${READY_SECONDS}s"
 }
 
-restart_demo() {
+restart_demo() { # one by one; a pod that does not come back ends it, with the others untouched
   local pod
   for pod in $(demo_pods); do
-    cluster_kubectl delete pod "$pod"
-    demo_ready
+    cluster_kubectl delete pod "$pod" --ignore-not-found
+    cluster_kubectl wait --for=create pod "$pod" --timeout "${READY_SECONDS}s"
+    cluster_kubectl wait --for=condition=Ready pod "$pod" --timeout "${READY_SECONDS}s" || {
+      explain_demo
+      return 1
+    }
   done
 }
 
 apply_demo() { remark "$(cluster_kubectl apply -f "$DEMO" | tail -n 1)"; }
 
 demo_ready() {
-  cluster_kubectl wait --for=condition=Ready cachecluster/demo --timeout "${READY_SECONDS}s" || {
-    cluster_kubectl describe cachecluster demo
-    cluster_kubectl get pods -o wide
-    return 1
-  }
+  local deadline=$((SECONDS + READY_SECONDS)) generation observed ready message
+  while true; do
+    read -r generation observed ready message < <(demo_condition && echo)
+    # What the operator says of an earlier specification does not count.
+    [ "$generation" != "$observed" ] || [ "$ready" != True ] || return 0
+    [ $SECONDS -lt $deadline ] || break
+    echo "$message" # what the step shows while it waits
+    sleep 0.5
+  done
+  explain_demo
+  return 1
+}
+
+demo_condition() {
+  cluster_kubectl get cachecluster demo -o jsonpath='{.metadata.generation} {.status.observedGeneration} {range .status.conditions[?(@.type=="Ready")]}{.status} {.message}{end}'
+}
+
+explain_demo() {
+  cluster_kubectl get cachecluster demo -o jsonpath='{range .status.conditions[*]}{.type}={.status} {.reason}: {.message}{"\n"}{end}'
+  cluster_kubectl get pods -o wide
+  cluster_kubectl get events --sort-by=.lastTimestamp | grep Warning | tail -n 5
+  cluster_kubectl logs --selector app.kubernetes.io/instance=demo --prefix --tail 3
 }
 
 demo_replicas() { cluster_kubectl get statefulset demo -o jsonpath='{.status.readyReplicas}/{.spec.replicas}'; }
@@ -111,7 +132,7 @@ use_demo_by_names() {
 use_demo_through_port_forward() {
   local output port forwarding
   output=$(mktemp)
-  cluster_kubectl port-forward pod/demo-0 ":$PORT" >"$output" 2>&1 &
+  "$(program kubectl)" --context "$CONTEXT" port-forward pod/demo-0 ":$PORT" >"$output" 2>&1 &
   forwarding=$!
   # shellcheck disable=SC2064
   trap "kill $forwarding; rm -f $output" EXIT
