@@ -352,6 +352,16 @@ impl Client {
         Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
     }
 
+    /// Reads this many bytes and forgets them.
+    ///
+    /// # Errors
+    /// Where they do not come.
+    pub fn skip(&mut self, length: usize) -> Outcome {
+        let skipped = std::io::copy(&mut self.reader.by_ref().take(length as u64), &mut std::io::sink())?;
+        crate::ensure!(skipped == length as u64, "the connection ended after {skipped} of {length} bytes");
+        Ok(())
+    }
+
     /// Says that nothing more will be sent.
     ///
     /// # Errors

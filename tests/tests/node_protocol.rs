@@ -1,18 +1,25 @@
 //! What a client gets to see, in each way in which a node can divide its work.
 
 use std::fmt::Write;
+use std::thread;
 
 use tests::ensure;
-use tests::failure::Outcome;
+use tests::failure::{Failure, Outcome};
 use tests::node::{Client, MODES, Node, eventually, exchange};
 
-/// Runs a test in each mode.
-fn in_each_mode(lines: &str, test: impl Fn(&Node) -> Outcome) -> Outcome {
-    for (name, mode) in MODES {
+/// Runs a test in each mode, side by side.
+fn in_each_mode(lines: &str, test: impl Fn(&Node) -> Outcome + Sync) -> Outcome {
+    let run = &|(name, mode): (&str, &str)| {
         let node = Node::start(&format!("{mode}{lines}"))?;
-        test(&node).map_err(|failure| failure.while_doing(name))?;
-    }
-    Ok(())
+        test(&node).map_err(|failure| failure.while_doing(name))
+    };
+    thread::scope(|scope| {
+        let runs = MODES.map(|mode| scope.spawn(move || run(mode).map_err(|failure| failure.to_string())));
+        runs.into_iter().try_for_each(|run| match run.join() {
+            Ok(result) => result.map_err(Failure::new),
+            Err(_) => Err(Failure::new("the test panicked")),
+        })
+    })
 }
 
 #[test]
