@@ -1,0 +1,232 @@
+//! The byte stream of a connection: plain, or TLS.
+
+use std::fs;
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use mio::net::TcpStream;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+/// A stream that does not block.
+#[derive(Debug)]
+pub enum Transport {
+    Plain(TcpStream),
+    Tls(TcpStream, Box<ClientConnection>),
+}
+
+impl Transport {
+    /// Begins to connect.
+    ///
+    /// # Errors
+    /// Where the system refuses at once.
+    pub fn connect(address: SocketAddr, tls: Option<&Identity>) -> io::Result<Transport> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        let Some(Identity { config, name }) = tls else { return Ok(Transport::Plain(stream)) };
+        let session = ClientConnection::new(config.clone(), name.clone()).map_err(io::Error::other)?;
+        Ok(Transport::Tls(stream, Box::new(session)))
+    }
+
+    pub fn stream(&mut self) -> &mut TcpStream {
+        match self {
+            Transport::Plain(stream) | Transport::Tls(stream, _) => stream,
+        }
+    }
+
+    /// Whether the connection was made, as far as it can be told now.
+    ///
+    /// # Errors
+    /// Why it was not.
+    pub fn is_connected(&mut self) -> io::Result<bool> {
+        let stream = self.stream();
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+        match stream.peer_addr() {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotConnected => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        match self {
+            Transport::Plain(_) => Ok(true),
+            Transport::Tls(stream, session) => {
+                exchange(stream, session)?;
+                Ok(!session.is_handshaking())
+            }
+        }
+    }
+
+    /// # Errors
+    /// [`ErrorKind::WouldBlock`] when there is nothing to read, and whatever ends the connection.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Transport::Plain(stream) => again(|| stream.read(buffer)),
+            Transport::Tls(stream, session) => loop {
+                match session.reader().read(buffer) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    result => return result,
+                }
+                if again(|| session.read_tls(stream))? == 0 {
+                    return Ok(0);
+                }
+                session.process_new_packets().map_err(io::Error::other)?;
+                // Such as the answer to a key update.
+                flush(stream, session)?;
+            },
+        }
+    }
+
+    /// Whether a read that took `taken` of `asked` bytes left nothing behind. Only then may a reader wait for the next
+    /// event, since events come once for what arrives (edge-triggered).
+    pub fn is_drained_by(&self, taken: usize, asked: usize) -> bool {
+        matches!(self, Transport::Plain(_)) && taken < asked
+    }
+
+    /// # Errors
+    /// [`ErrorKind::WouldBlock`] when nothing can be taken now, and whatever ends the connection.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Transport::Plain(stream) => again(|| stream.write(bytes)),
+            Transport::Tls(stream, session) => {
+                flush(stream, session)?;
+                let taken = session.writer().write(bytes)?;
+                flush(stream, session)?;
+                if taken == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(taken) }
+            }
+        }
+    }
+
+    /// # Errors
+    /// As those of [`Transport::write`].
+    pub fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Transport::Plain(stream) => again(|| stream.write_vectored(slices)),
+            Transport::Tls(..) => self.write(slices.first().map_or(&[], |slice| slice)),
+        }
+    }
+
+    /// Sends what TLS still holds back.
+    ///
+    /// # Errors
+    /// Whatever ends the connection.
+    pub fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Transport::Plain(_) => Ok(()),
+            Transport::Tls(stream, session) => flush(stream, session),
+        }
+    }
+}
+
+fn exchange(stream: &mut TcpStream, session: &mut ClientConnection) -> io::Result<()> {
+    loop {
+        flush(stream, session)?;
+        if !session.is_handshaking() {
+            return Ok(());
+        }
+        match again(|| session.read_tls(stream)) {
+            Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "closed during the TLS handshake")),
+            Ok(_) => {
+                let result = session.process_new_packets();
+                // An alert says to the server why there will be no session.
+                flush(stream, session)?;
+                result.map_err(io::Error::other)?;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn flush(stream: &mut TcpStream, session: &mut ClientConnection) -> io::Result<()> {
+    while session.wants_write() {
+        match again(|| session.write_tls(stream)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn again<T>(mut operation: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match operation() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// Who this client is in TLS, and whom it trusts.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+/// The files of a client's identity. They are read again when they have changed, as a client of a cache whose certificates
+/// rotate must do.
+#[derive(Clone, Debug)]
+pub struct IdentityFiles {
+    /// Certificates of those who are trusted to vouch for servers.
+    pub ca: PathBuf,
+    /// The client's certificate chain and its key.
+    pub pair: Option<(PathBuf, PathBuf)>,
+    /// The name that the server's certificate must have; otherwise that of its address.
+    pub name: Option<String>,
+}
+
+impl IdentityFiles {
+    /// # Errors
+    /// Which file is of no use, and why.
+    pub fn load(&self, server: &str) -> io::Result<Identity> {
+        let named =
+            |file: &PathBuf, error: &dyn std::error::Error| io::Error::other(format!("{}: {error}", file.display()));
+        let certificates = |file: &PathBuf| -> io::Result<Vec<CertificateDer<'static>>> {
+            let read = CertificateDer::pem_file_iter(file).map_err(|error| named(file, &error))?;
+            let all: Result<Vec<_>, _> = read.collect();
+            let all = all.map_err(|error| named(file, &error))?;
+            if all.is_empty() {
+                Err(io::Error::other(format!("{}: no certificate in it", file.display())))
+            } else {
+                Ok(all)
+            }
+        };
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(&self.ca)? {
+            roots.add(certificate).map_err(|error| named(&self.ca, &error))?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_root_certificates(roots);
+        let config = match &self.pair {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => {
+                let private = PrivateKeyDer::from_pem_file(key).map_err(|error| named(key, &error))?;
+                let chain_certificates = certificates(chain)?;
+                builder.with_client_auth_cert(chain_certificates, private).map_err(|error| named(chain, &error))?
+            }
+        };
+        let host = self.name.as_deref().unwrap_or_else(|| host_of(server));
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|error| io::Error::other(format!("{host}: not a name for TLS: {error}")))?;
+        Ok(Identity { config: Arc::new(config), name })
+    }
+
+    /// When the files were last changed.
+    pub fn changed(&self) -> Option<SystemTime> {
+        let pair = self.pair.iter().flat_map(|(chain, key)| [chain, key]);
+        pair.chain([&self.ca]).filter_map(|file| fs::metadata(file).ok()?.modified().ok()).max()
+    }
+}
+
+fn host_of(server: &str) -> &str {
+    server.rsplit_once(':').map_or(server, |(host, _)| host).trim_matches(['[', ']'])
+}
