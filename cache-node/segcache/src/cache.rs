@@ -1,6 +1,7 @@
 //! The cache: what it is made of, its clock, and every operation that stores no new record.
 
 use crate::bucket::{Buckets, NEVER};
+use crate::ghost::Ghost;
 use crate::hash::{KeyHasher, Random};
 use crate::index::{Index, Slot};
 use crate::maintenance::Maintenance;
@@ -28,6 +29,7 @@ pub struct Cache {
     pub(crate) segments: Segments,
     pub(crate) buckets: Buckets,
     pub(crate) maintenance: Maintenance,
+    pub(crate) ghost: Ghost,
     pub(crate) totals: Totals,
 }
 
@@ -58,7 +60,7 @@ impl Cache {
     /// # Errors
     /// [`SettingsError`] where no cache can be made of these settings.
     pub fn new(settings: Settings, now: u64) -> Result<Cache, SettingsError> {
-        let Geometry { segment_size, segments, index_bytes, metadata_bytes } = settings.geometry()?;
+        let Geometry { segment_size, segments, index_bytes, ghost_bytes, metadata_bytes } = settings.geometry()?;
         let memory = |size| move |error: std::io::Error| SettingsError::Memory { size, reason: error.to_string() };
         let bytes = segments as usize * segment_size as usize;
         Ok(Cache {
@@ -77,6 +79,7 @@ impl Cache {
                 .map_err(memory(bytes))?,
             buckets: Buckets::new(),
             maintenance: Maintenance::new(segments),
+            ghost: Ghost::new(ghost_bytes),
             totals: Totals::default(),
         })
     }

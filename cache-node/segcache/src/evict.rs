@@ -3,6 +3,7 @@
 use crate::Eviction;
 use crate::cache::Cache;
 use crate::maintenance::{Job, SEARCH};
+use crate::merge::Rule;
 use crate::segment::{NONE, Segment, State};
 
 /// Draws of a segment at random before the first that can go is taken.
@@ -10,6 +11,11 @@ const DRAWS: usize = 32;
 /// How full, in percent, a compaction may make a segment where there is eviction: fuller ones cost more copying than
 /// their items are worth.
 const WORTH_COMPACTING: u64 = 75;
+
+/// Segments in which the oldest of a queue is looked for: all of them up to 4 GiB.
+const QUEUE_SEARCH: u32 = 4096;
+/// The small queue has one segment in so many.
+const SMALL_SHARE: u32 = 10;
 
 impl Cache {
     /// A job that makes room, if the policy allows one.
@@ -29,13 +35,18 @@ impl Cache {
             Eviction::Fifo => self.victim_of_heads(|segment| segment.created),
             Eviction::ClosestToExpiration => self.victim_of_heads(ends),
             Eviction::Utilization => self.emptiest_victim(),
-            Eviction::Merge | Eviction::S3Fifo => {
-                if self.can_merge()
-                    && let Some(job) = self.merge_job()
-                {
+            Eviction::Merge => {
+                if let Some(job) = self.merge_job() {
                     return Some(job);
                 }
                 self.victim_of_heads(|segment| segment.created)
+            }
+            Eviction::S3Fifo => {
+                let (queue, rule) = self.oldest_of_queues()?;
+                if let Some(job) = self.queue_job(queue, rule) {
+                    return Some(job);
+                }
+                Some(queue)
             }
         };
         // A cache of very few segments may have none that is sealed.
@@ -79,6 +90,26 @@ impl Cache {
             .min_by_key(|id| self.segments.get(*id).live_bytes);
         self.maintenance.cursor = (from + SEARCH) % count;
         victim.or_else(|| (0..count).find(|id| self.can_go(*id)))
+    }
+
+    /// The oldest segment of the queue that has more than its share, and what of it goes on to the main queue
+    /// (S3-FIFO, SOSP '23, section 4: a tenth for the small queue; one read more keeps an item of the main queue).
+    fn oldest_of_queues(&mut self) -> Option<(u32, Rule)> {
+        let count = self.segments.count();
+        let from = self.maintenance.cursor;
+        self.maintenance.cursor = (from + QUEUE_SEARCH) % count;
+        let (mut sizes, mut oldest) = ([0; 2], [None; 2]);
+        for id in (0..count.min(QUEUE_SEARCH)).map(|step| (from + step) % count).filter(|id| self.can_go(*id)) {
+            let segment = self.segments.get(id);
+            let queue = usize::from(segment.survived);
+            sizes[queue] += 1;
+            if oldest[queue].is_none_or(|oldest| segment.created < self.segments.get(oldest).created) {
+                oldest[queue] = Some(id);
+            }
+        }
+        let small = oldest[0].map(|id| (id, Rule::ReadAtLeast(2)));
+        let main = oldest[1].map(|id| (id, Rule::ReadAtLeast(1)));
+        if sizes[0] * SMALL_SHARE > sizes[0] + sizes[1] { small.or(main) } else { main.or(small) }
     }
 
     fn victim_among_open(&self) -> Option<u32> {

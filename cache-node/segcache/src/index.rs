@@ -30,7 +30,7 @@ const FIRST_GROUP: u64 = 4;
 const FIRST_GROUP_BITS: u32 = FIRST_GROUP.ilog2();
 /// The table grows when more than this share of its slots is in use, and shrinks below the other.
 const FULL: (u64, u64) = (91, 100);
-const EMPTY: (u64, u64) = (70, 100);
+const EMPTY: (u64, u64) = (80, 100);
 /// Items that move, at most, to make way for another.
 const LONGEST_CHAIN: usize = 2;
 /// The index counts against the budget in steps of this many bytes.
@@ -265,8 +265,15 @@ impl Index {
     /// Files a record that is not yet in the table; says whether there was room for it. `hash_of` gives the hash of
     /// the key of a record that is in the table.
     #[must_use]
-    pub(crate) fn insert(&mut self, hash: u64, location: Location, hash_of: impl Fn(Location) -> u64) -> bool {
-        let value = self.division.tag(hash) | self.division.pack(location);
+    pub(crate) fn insert(
+        &mut self,
+        hash: u64,
+        location: Location,
+        frequency: u8,
+        hash_of: impl Fn(Location) -> u64,
+    ) -> bool {
+        let frequency = u64::from(frequency) << FREQUENCY_SHIFT;
+        let value = self.division.tag(hash) | self.division.pack(location) | frequency;
         let inserted = self.place(hash, value, &hash_of);
         self.items += u64::from(inserted);
         inserted
@@ -442,7 +449,7 @@ mod tests {
             while index.wants_growth() {
                 assert_eq!(index.grow(|_| (), hash_of), [], "{number}");
             }
-            assert!(index.insert(hash_of(location(number)), location(number), hash_of), "{number}");
+            assert!(index.insert(hash_of(location(number)), location(number), 0, hash_of), "{number}");
         }
         index
     }
@@ -498,11 +505,11 @@ mod tests {
     fn a_full_table_says_so_and_names_the_coldest() {
         let mut index = Index::new(CHUNK, 1, 1 << 16).unwrap();
         let mut numbers = (0..20_000).map(|n| Location { segment: 0, offset: 64 + n });
-        let refused = numbers.find(|l| !index.insert(hash_of(*l), *l, hash_of)).unwrap();
+        let refused = numbers.find(|l| !index.insert(hash_of(*l), *l, 0, hash_of)).unwrap();
         assert!(index.items * 100 > (CHUNK / BUCKET * SLOTS * 97) as u64, "{} items", index.items);
         let coldest = index.coldest(hash_of(refused));
         index.remove(coldest);
-        assert!(index.insert(hash_of(refused), refused, hash_of));
+        assert!(index.insert(hash_of(refused), refused, 0, hash_of));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod cache;
 mod counters;
 mod deadline;
 mod evict;
+mod ghost;
 mod hash;
 mod index;
 mod item;

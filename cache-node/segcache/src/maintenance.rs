@@ -1,9 +1,11 @@
 //! Work that is done a step at a time between and during operations: expired segments, flushed segments, eviction, the
 //! size of the index.
 
+use crate::Eviction;
+use crate::bucket::spread;
 use crate::cache::{Cache, Found};
 use crate::index::Slot;
-use crate::merge::Merge;
+use crate::merge::{Merge, Worth};
 use crate::reservation::MOST_RESERVATIONS;
 use crate::segment::{Location, Segments, State};
 
@@ -38,6 +40,11 @@ const MOST_OPEN: u32 = 1024;
 /// Jobs after which a write that still finds no free segment gives up.
 const MOST_JOBS: usize = 64;
 
+/// A segment whose deadlines are far apart is swept so often while it expires.
+const SWEEPS: u64 = 8;
+/// The frequency of a new item whose key was evicted lately.
+const RECALLED_FREQUENCY: u8 = 2;
+
 /// What is to be done, and what is being done.
 pub(crate) struct Maintenance {
     job: Option<Job>,
@@ -45,11 +52,14 @@ pub(crate) struct Maintenance {
     expiry_due: bool,
     /// Where the search for flushed segments is.
     sweep: Option<u32>,
+    /// Where the search for segments is that have expired in part.
+    partly_expired: Option<u32>,
     /// Where the next search for a victim starts.
     pub(crate) cursor: u32,
     pub(crate) most_open: u32,
     /// Free segments below which eviction begins.
     pub(crate) free_ahead: u32,
+    pub(crate) worth: Worth,
 }
 
 /// A resumable piece of work on segments, which are busy until it is done.
@@ -70,14 +80,22 @@ impl Maintenance {
             job: None,
             expiry_due: false,
             sweep: None,
+            partly_expired: None,
             cursor: 0,
             most_open: (segments / OPEN_SHARE).clamp(FEWEST_OPEN, MOST_OPEN),
             free_ahead,
+            worth: Worth::new(),
         }
     }
 
     pub(crate) fn clock_moved(&mut self) {
         self.expiry_due = true;
+        self.partly_expired.get_or_insert(0);
+    }
+
+    /// Whether a search has not yet seen all segments.
+    fn is_searching(&self) -> bool {
+        self.sweep.is_some() || self.partly_expired.is_some()
     }
 
     /// Segments with flushed records are to be found, from the first on.
@@ -109,7 +127,7 @@ impl Cache {
         let mut left = records;
         while left > 0 {
             let Some(job) = self.maintenance.job.take().or_else(|| self.next_job()) else {
-                return self.tend_index();
+                return self.tend_index() || self.maintenance.is_searching();
             };
             self.maintenance.job = self.step(job);
             left = left.saturating_sub(BATCH);
@@ -139,7 +157,9 @@ impl Cache {
             return Some(self.drop_job(id));
         }
         let short = |cache: &Cache| cache.segments.free_count() <= cache.maintenance.free_ahead;
-        self.flushed_segment().or_else(|| if short(self) { self.eviction_job() } else { None })
+        self.flushed_segment()
+            .or_else(|| self.partly_expired_segment())
+            .or_else(|| if short(self) { self.eviction_job() } else { None })
     }
 
     /// A segment of which everything has expired: the heads of the chains are the first to.
@@ -157,6 +177,29 @@ impl Cache {
         });
         self.maintenance.expiry_due = found.is_some();
         found
+    }
+
+    /// A job for a segment whose deadlines are so far apart that its expired records must not wait for the last one:
+    /// merges and neighbours that had to share a segment make such. It is swept a few times while it expires.
+    fn partly_expired_segment(&mut self) -> Option<Job> {
+        let from = self.maintenance.partly_expired?;
+        let end = self.segments.count().min(from + SEARCH);
+        let found = (from..end).find(|id| {
+            let segment = self.segments.get(*id);
+            let range = segment.last_deadline - segment.base_deadline;
+            let spread = u64::from(spread(segment.bucket));
+            segment.state == State::Sealed
+                && segment.pins == 0
+                && segment.width > 0
+                && range > 2 * spread
+                && segment.base_deadline.max(segment.swept) + spread.max(range / SWEEPS) < self.now
+        });
+        let next = found.map_or(end, |id| id + 1);
+        self.maintenance.partly_expired = (next < self.segments.count()).then_some(next);
+        let id = found?;
+        let segment = self.segments.get_mut(id);
+        (segment.state, segment.swept) = (State::Busy, self.now);
+        Some(Job::Sweep { segment: id, next: Segments::first(id) })
     }
 
     /// A job for a segment with flushed records: they are all that it has, unless a reservation was committed there
@@ -252,18 +295,22 @@ impl Cache {
     /// needs to; where it cannot, and eviction is on, the least read of its neighbours leaves.
     pub(crate) fn insert(&mut self, hash: u64, location: Location) -> bool {
         self.grow_index();
-        let Cache { index, segments, hasher, .. } = self;
-        let hash_of = |location| segments.record(location).map_or(0, |record| hasher.hash(record.key()));
-        if index.insert(hash, location, hash_of) {
+        // What was evicted too early will be kept the next time.
+        let frequency = if self.ghost.recall(hash) { RECALLED_FREQUENCY } else { 0 };
+        if self.insert_into_index(hash, location, frequency) {
             return true;
         }
-        if self.eviction == crate::Eviction::None {
+        if self.eviction == Eviction::None {
             return false;
         }
-        let coldest = self.index.coldest(hash);
-        self.evict(coldest, true);
+        self.evict(self.index.coldest(hash), true);
+        self.insert_into_index(hash, location, frequency)
+    }
+
+    fn insert_into_index(&mut self, hash: u64, location: Location, frequency: u8) -> bool {
         let Cache { index, segments, hasher, .. } = self;
-        index.insert(hash, location, |location| segments.record(location).map_or(0, |record| hasher.hash(record.key())))
+        let hash_of = |location| segments.record(location).map_or(0, |record| hasher.hash(record.key()));
+        index.insert(hash, location, frequency, hash_of)
     }
 
     /// Drops an item if it has ended, or else to make room if `living` ones may be.

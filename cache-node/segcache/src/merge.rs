@@ -1,64 +1,128 @@
 //! Merges: some segments of a TTL bucket become one that keeps the records that were read most for their size
 //! (Segcache, NSDI '21, section 3.5). Without loss, where all that lives in them fits into one, that is a compaction.
 
-use crate::cache::Cache;
+use crate::Eviction;
+use crate::cache::{Cache, Found};
 use crate::index::{MAX_FREQUENCY, Slot};
 use crate::maintenance::{BATCH, HELD_BACK, Job};
 use crate::record::{Header, MAX_HEADER, leb128_length};
-use crate::segment::{Location, NONE, Segment, Segments, State};
+use crate::segment::{Location, NONE, Record, Segment, Segments, State};
 
 /// Segments that one merge takes at most.
-const MOST_SOURCES: usize = 4;
+const MOST_SOURCES: usize = 8;
 /// Classes of worth, the least worth first.
-const CLASSES: usize = 64;
-/// Buckets that are tried before eviction falls back to dropping a segment.
-const TRIES: usize = 16;
+const CLASSES: usize = 128;
+/// Draws of a segment at random until one is found whose bucket has something to merge.
+const DRAWS: usize = 16;
+/// Of all bytes, about one in so many is worth keeping when its turn to be merged comes.
+const KEPT_SHARE: u64 = 4;
+/// A segment is passed by if more of it than this, in percent, is worth keeping.
+const DENSE: u64 = 75;
+/// After so many segments in a row that were passed by, the next is merged whatever it holds.
+const MOST_PASSED: u32 = 16;
 
 /// A merge under way.
 pub(crate) struct Merge {
-    /// What is merged, oldest first; it is read from the last to the first, so that of records of equal worth the
-    /// youngest are kept.
+    /// What is merged, oldest first. It is surveyed in this order, and copied from the last to the first, so that of
+    /// records of equal worth the youngest are kept.
     sources: [u32; MOST_SOURCES],
     count: usize,
     target: u32,
     phase: Phase,
-    /// The source that is being read, counted from the end, and where in it.
+    /// The source that is being read, and where in it.
     at: usize,
     next: Location,
-    /// The bytes of the records of each class.
+    /// The bytes of the records of each class, of all sources and of the one that is being read.
     classes: [u32; CLASSES],
-    /// Records of a better class are kept, of this class until `quota` bytes are kept, of a lesser class none.
+    /// Records above this class are kept, and those of this class while `quota` lasts.
     cut: usize,
     quota: u32,
+    rule: Rule,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Finds out how much there is of each class.
     Survey,
+    /// Makes a segment that is passed by forget half of its reads.
+    Age,
     /// Copies what is kept and drops the rest.
     Copy,
+}
+
+/// What a merge keeps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// Everything.
+    All,
+    /// The records that were read most for their size, as many as fit into one segment.
+    Worthiest,
+    /// The records that were read at least so often, as far as they fit into one segment.
+    ReadAtLeast(u8),
+}
+
+/// What merges have learnt of all segments: the bytes of each class, older ones fading.
+pub(crate) struct Worth {
+    bytes: [u64; CLASSES],
+    passed: u32,
+}
+
+impl Worth {
+    pub(crate) fn new() -> Worth {
+        Worth { bytes: [0; CLASSES], passed: 0 }
+    }
+
+    fn learn(&mut self, classes: &[u32; CLASSES], memory: u64) {
+        for (sum, bytes) in self.bytes.iter_mut().zip(classes) {
+            *sum += u64::from(*bytes);
+        }
+        if self.bytes.iter().sum::<u64>() > memory {
+            self.bytes.iter_mut().for_each(|sum| *sum /= 2);
+        }
+    }
+
+    /// The class above which a record is worth keeping.
+    fn cut(&self) -> usize {
+        let all = self.bytes.iter().sum::<u64>();
+        if all == 0 {
+            return CLASSES - 1;
+        }
+        let mut left = all / KEPT_SHARE;
+        for class in (1..CLASSES).rev() {
+            if self.bytes[class] > left {
+                return class;
+            }
+            left -= self.bytes[class];
+        }
+        0
+    }
 }
 
 impl Cache {
     /// A merge that makes room by dropping the least worth records of neighbouring segments.
     pub(crate) fn merge_job(&mut self) -> Option<Job> {
-        for _ in 0..TRIES {
+        for _ in 0..DRAWS {
             // A segment taken at random: buckets with more segments have their turn more often.
             let id = self.random.below(self.segments.count() as usize) as u32;
             if self.is_mergeable(id) {
                 let bucket = self.segments.get(id).bucket;
                 for from in [self.buckets.get(bucket).merge_next, self.buckets.get(bucket).head] {
-                    let (sources, count) = self.neighbours(bucket, from);
+                    let (sources, count) = self.neighbours(from, |_| true);
                     if count > 1 {
-                        let last = sources[count - 1];
-                        self.buckets.get_mut(bucket).merge_next = self.segments.get(last).next;
-                        return self.start_merge(sources, count, Phase::Survey);
+                        return self.start_merge(sources, count, Rule::Worthiest);
                     }
                 }
             }
         }
         None
+    }
+
+    /// A merge of the neighbours of a segment that are in the same queue.
+    pub(crate) fn queue_job(&mut self, id: u32, rule: Rule) -> Option<Job> {
+        let main = self.segments.get(id).survived;
+        let (sources, count) = self.neighbours(id, |segment| segment.survived == main);
+        // One segment of the main queue alone would be copied for nothing.
+        if count < 1 + usize::from(main) { None } else { self.start_merge(sources, count, rule) }
     }
 
     /// A merge of two sparse segments into one, in which nothing is lost. Looks at some segments from where the last
@@ -84,7 +148,7 @@ impl Cache {
                     [other, id]
                 };
                 sources[..2].copy_from_slice(&pair);
-                return self.start_merge(sources, 2, Phase::Copy);
+                return self.start_merge(sources, 2, Rule::All);
             }
             if !known || self.segments.get(id).live_bytes < self.segments.get(other).live_bytes {
                 self.buckets.get_mut(bucket).sparse = id;
@@ -99,10 +163,10 @@ impl Cache {
     }
 
     /// Segments that follow each other in the chain from `from` on and whose deadlines one segment can express.
-    fn neighbours(&self, bucket: u16, from: u32) -> ([u32; MOST_SOURCES], usize) {
+    fn neighbours(&self, from: u32, fits: impl Fn(&Segment) -> bool) -> ([u32; MOST_SOURCES], usize) {
         let (mut sources, mut count) = ([NONE; MOST_SOURCES], 0);
         for id in self.buckets.chain(&self.segments, from) {
-            if count == MOST_SOURCES || !self.is_mergeable(id) {
+            if count == MOST_SOURCES || !self.is_mergeable(id) || !fits(self.segments.get(id)) {
                 break;
             }
             sources[count] = id;
@@ -111,7 +175,6 @@ impl Cache {
             }
             count += 1;
         }
-        debug_assert!(sources[..count].iter().all(|id| self.segments.get(*id).bucket == bucket));
         (sources, count)
     }
 
@@ -134,15 +197,17 @@ impl Cache {
         bytes * 100 <= u64::from(self.segments.capacity()) * share && self.is_expressible(&[a, b])
     }
 
-    fn start_merge(&mut self, sources: [u32; MOST_SOURCES], count: usize, phase: Phase) -> Option<Job> {
+    fn start_merge(&mut self, sources: [u32; MOST_SOURCES], count: usize, rule: Rule) -> Option<Job> {
         let merged = &sources[..count];
         let target = self.segments.take()?;
         let of = |id: &u32| *self.segments.get(*id);
+        let base_deadline = merged.iter().map(|id| of(id).base_deadline).min().unwrap_or(0);
         let fresh = Segment {
             state: State::Busy,
             width: of(&merged[0]).width,
-            base_deadline: merged.iter().map(|id| of(id).base_deadline).min().unwrap_or(0),
-            last_deadline: merged.iter().map(|id| of(id).base_deadline).min().unwrap_or(0),
+            survived: rule != Rule::All || merged.iter().all(|id| of(id).survived),
+            base_deadline,
+            last_deadline: base_deadline,
             base_sequence: merged.iter().map(|id| of(id).base_sequence).min().unwrap_or(0),
             last_sequence: merged.iter().map(|id| of(id).last_sequence).max().unwrap_or(0),
             ..*self.segments.get(target)
@@ -157,15 +222,21 @@ impl Cache {
             sources,
             count,
             target,
-            phase,
+            phase: Phase::Survey,
             at: 0,
-            next: Segments::first(last),
+            next: Segments::first(merged[0]),
             classes: [0; CLASSES],
             cut: 0,
             quota: u32::MAX,
+            rule,
         };
-        if phase == Phase::Survey {
-            merge.quota = 0;
+        match rule {
+            Rule::All => self.begin_copy(&mut merge),
+            Rule::Worthiest => {
+                merge.cut = self.maintenance.worth.cut();
+                self.buckets.get_mut(bucket).merge_next = self.segments.get(target).next;
+            }
+            Rule::ReadAtLeast(reads) => merge.cut = usize::from(reads) - 1,
         }
         Some(Job::Merge(merge))
     }
@@ -180,6 +251,7 @@ impl Cache {
         for slot in found.into_iter().flatten() {
             match merge.phase {
                 Phase::Survey => self.survey(&mut merge, slot),
+                Phase::Age => self.index.relocate(slot, slot.location, slot.frequency / 2, slot.hit),
                 Phase::Copy => self.keep_or_drop(&mut merge, slot),
             }
         }
@@ -187,41 +259,119 @@ impl Cache {
             merge.next = next;
             return Some(merge);
         }
-        if merge.phase == Phase::Copy {
-            self.free_busy(merge.sources[merge.count - 1 - merge.at]);
-        }
-        merge.at += 1;
-        if merge.at == merge.count {
-            if merge.phase == Phase::Copy {
-                self.finish_merge(merge.target);
-                return None;
+        match merge.phase {
+            Phase::Survey => self.surveyed(&mut merge),
+            Phase::Age => self.aged(&mut merge),
+            Phase::Copy => {
+                self.free_busy(merge.sources[merge.at]);
+                if merge.at == 0 {
+                    self.seal_merged(merge.target);
+                    return None;
+                }
+                merge.at -= 1;
+                merge.next = Segments::first(merge.sources[merge.at]);
             }
-            merge.decide(self.segments.capacity());
         }
-        merge.next = Segments::first(merge.sources[merge.count - 1 - merge.at]);
+        // All sources were passed by.
+        if merge.count == 0 {
+            self.free_busy(merge.target);
+            return None;
+        }
         Some(merge)
     }
 
+    /// Decides on the source that was surveyed last, and goes on to the next, or to copying.
+    fn surveyed(&mut self, merge: &mut Merge) {
+        let capacity = u64::from(self.segments.capacity());
+        let kept: u64 = merge.classes[merge.cut + 1..].iter().map(|bytes| u64::from(*bytes)).sum();
+        let may_pass = merge.rule == Rule::Worthiest && self.maintenance.worth.passed < MOST_PASSED;
+        if merge.at == 0 && may_pass && kept * 100 > capacity * DENSE {
+            self.maintenance.worth.passed += 1;
+            self.maintenance.worth.learn(&merge.classes, capacity * u64::from(self.segments.count()));
+            merge.phase = Phase::Age;
+            merge.next = Segments::first(merge.sources[0]);
+            return;
+        }
+        merge.at += 1;
+        // Two always make one, even if that costs some that are worth keeping; more do only while it costs none.
+        if merge.at < merge.count && (kept <= capacity || merge.at < 2) {
+            merge.next = Segments::first(merge.sources[merge.at]);
+            return;
+        }
+        if kept > capacity && merge.at > 2 {
+            merge.at -= 1;
+        }
+        for unused in &merge.sources[merge.at..merge.count] {
+            self.segments.get_mut(*unused).state = State::Sealed;
+        }
+        if let Some(unused) = merge.sources[merge.at..merge.count].first().copied() {
+            let bucket = self.segments.get(unused).bucket;
+            self.buckets.get_mut(bucket).merge_next = unused;
+        }
+        merge.count = merge.at;
+        if merge.rule == Rule::Worthiest {
+            self.maintenance.worth.passed = 0;
+            self.maintenance.worth.learn(&merge.classes, capacity * u64::from(self.segments.count()));
+        }
+        merge.decide(self.segments.capacity());
+        self.begin_copy(merge);
+    }
+
+    fn begin_copy(&mut self, merge: &mut Merge) {
+        merge.phase = Phase::Copy;
+        merge.at = merge.count - 1;
+        merge.next = Segments::first(merge.sources[merge.at]);
+    }
+
+    /// Lets a source go that was passed by.
+    fn aged(&mut self, merge: &mut Merge) {
+        let passed = merge.sources[0];
+        self.segments.get_mut(passed).state = State::Sealed;
+        self.free_if_dead(passed);
+        merge.sources.copy_within(1..merge.count, 0);
+        merge.count -= 1;
+        merge.classes = [0; CLASSES];
+        merge.phase = Phase::Survey;
+        if merge.count == 1 {
+            // One alone would be copied for nothing.
+            let last = merge.sources[0];
+            self.segments.get_mut(last).state = State::Sealed;
+            self.free_if_dead(last);
+            merge.count = 0;
+        }
+        merge.next = Segments::first(merge.sources[0]);
+    }
+
+    fn class(&self, merge: &Merge, slot: Slot, length: u32) -> usize {
+        match merge.rule {
+            Rule::All => 0,
+            // What nobody has read since the last merge has had its chance, however small it is.
+            Rule::Worthiest if slot.frequency == 0 && self.segments.get(slot.location.segment).survived => 0,
+            Rule::Worthiest => class(slot.frequency, length),
+            Rule::ReadAtLeast(_) => usize::from(slot.frequency),
+        }
+    }
+
     fn survey(&self, merge: &mut Merge, slot: Slot) {
-        let Some((header, length)) = self.moved_header(merge.target, slot) else { return };
-        let record = crate::cache::Found { slot, record: header.1 };
-        if self.end_of(&record).is_none() {
-            merge.classes[class(slot.frequency, length)] += self.segments.aligned(length);
+        let Some((_, record, length)) = self.moved(merge.target, slot) else { return };
+        if self.end_of(&Found { slot, record }).is_none() {
+            merge.classes[self.class(merge, slot, length)] += self.segments.aligned(length);
         }
     }
 
     fn keep_or_drop(&mut self, merge: &mut Merge, slot: Slot) {
-        let Some(((header, record), length)) = self.moved_header(merge.target, slot) else { return };
+        let Some((header, record, length)) = self.moved(merge.target, slot) else { return };
         let (old_length, layout) = (record.length(), record.layout);
         let deadline = self.deadline_of(slot.location.segment, &record);
-        if let Some(end) = self.end_of(&crate::cache::Found { slot, record }) {
+        if let Some(end) = self.end_of(&Found { slot, record }) {
             return self.drop_ended(slot, old_length, end);
         }
         let aligned = self.segments.aligned(length);
-        let class = class(slot.frequency, length);
+        let class = self.class(merge, slot, length);
         let kept = class > merge.cut || class == merge.cut && merge.quota >= aligned;
         if !kept || !self.segments.has_room(merge.target, length) {
             self.totals.evicted += 1;
+            self.remember(slot);
             return self.drop_item(slot, old_length);
         }
         if class == merge.cut {
@@ -233,7 +383,8 @@ impl Cache {
         out[..head_length].copy_from_slice(&head[..head_length]);
         let body = header.key_length + header.value_length;
         self.segments.copy((slot.location, layout.key), (location, head_length), body);
-        self.index.relocate(slot, location, slot.frequency / 2, slot.hit);
+        let frequency = if merge.rule == Rule::All { slot.frequency } else { slot.frequency / 2 };
+        self.index.relocate(slot, location, frequency, slot.hit);
         let target = self.segments.get_mut(merge.target);
         target.live_items += 1;
         target.live_bytes += aligned;
@@ -244,7 +395,7 @@ impl Cache {
     }
 
     /// The header that a record has in the target of a merge, the record itself, and the length that it will have.
-    fn moved_header(&self, target: u32, slot: Slot) -> Option<((Header, crate::segment::Record<'_>), u32)> {
+    fn moved(&self, target: u32, slot: Slot) -> Option<(Header, Record<'_>, u32)> {
         let record = self.segments.record(slot.location)?;
         let (from, to) = (self.segments.get(slot.location.segment), self.segments.get(target));
         let deadline = from.base_deadline + u64::from(record.header.deadline) - to.base_deadline;
@@ -255,10 +406,19 @@ impl Cache {
             ..record.header
         };
         let length = header.record_length(usize::from(to.width)) as u32;
-        Some(((header, record), length))
+        Some((header, record, length))
     }
 
-    fn finish_merge(&mut self, target: u32) {
+    /// Lets the ghost queue know of an item that is about to be evicted, where there is one.
+    fn remember(&mut self, slot: Slot) {
+        if self.eviction == Eviction::S3Fifo
+            && let Some(hash) = self.segments.record(slot.location).map(|record| self.hasher.hash(record.key()))
+        {
+            self.ghost.remember(hash);
+        }
+    }
+
+    fn seal_merged(&mut self, target: u32) {
         self.segments.get_mut(target).state = State::Sealed;
         if self.segments.get(target).base_sequence < self.flushed {
             // A flush in the middle of the merge had to pass this segment by.
@@ -274,18 +434,19 @@ impl Cache {
 }
 
 impl Merge {
-    /// Decides which classes are kept, from the best down, until a segment is full.
+    /// Decides which classes are kept, from the best down: until a segment is full, or the rule's last.
     fn decide(&mut self, capacity: u32) {
         let mut left = capacity;
-        self.cut = 0;
-        for class in (0..CLASSES).rev() {
-            if self.classes[class] > left {
-                self.cut = class;
-                break;
+        let least = if self.rule == Rule::Worthiest { 0 } else { self.cut + 1 };
+        self.cut = least.saturating_sub(1);
+        self.quota = 0;
+        for class in (least..CLASSES).rev() {
+            if self.classes[class] > left || class == 0 {
+                (self.cut, self.quota) = (class, left);
+                return;
             }
             left -= self.classes[class];
         }
-        (self.quota, self.phase, self.at) = (left, Phase::Copy, 0);
     }
 }
 

@@ -48,10 +48,15 @@ pub(crate) struct Segment {
     pub(crate) pins: u16,
     /// Bytes of a record's deadline, 0 to 4; 0 for items that never expire.
     pub(crate) width: u8,
+    /// A merge made it: its items have survived an eviction. [`Eviction::S3Fifo`](crate::Eviction::S3Fifo): it is of
+    /// the main queue.
+    pub(crate) survived: bool,
     /// Records count their deadline from this.
     pub(crate) base_deadline: u64,
     /// No record has a deadline after this.
     pub(crate) last_deadline: u64,
+    /// When the records that have expired were last taken out.
+    pub(crate) swept: u64,
     /// Records count their sequence from this.
     pub(crate) base_sequence: u64,
     /// No record has a sequence after this.
@@ -70,8 +75,10 @@ const FREE: Segment = Segment {
     live_bytes: 0,
     pins: 0,
     width: 0,
+    survived: false,
     base_deadline: 0,
     last_deadline: 0,
+    swept: 0,
     base_sequence: 0,
     last_sequence: 0,
     created: 0,

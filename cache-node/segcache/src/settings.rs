@@ -1,6 +1,7 @@
 //! What a cache is told when it is made.
 
 use crate::bucket::Buckets;
+use crate::ghost::Ghost;
 use crate::index::CHUNK;
 use crate::record::MAX_OVERHEAD;
 use crate::segment::Segments;
@@ -81,7 +82,9 @@ pub(crate) struct Geometry {
     pub(crate) segments: u32,
     /// The addresses that the index may grow into.
     pub(crate) index_bytes: usize,
-    /// The budget's share for metadata of segments and TTL buckets, whatever they hold.
+    /// The share of [`Eviction::S3Fifo`]'s ghost queue.
+    pub(crate) ghost_bytes: usize,
+    /// The budget's share for the ghost queue and for metadata of segments and TTL buckets, whatever they hold.
     pub(crate) metadata_bytes: usize,
 }
 
@@ -105,20 +108,23 @@ impl Settings {
         if !(1..=LARGEST_ITEM).contains(&max_item_size) {
             return Err(SettingsError::ItemSize { max_item_size, limit: LARGEST_ITEM });
         }
-        let fixed = Buckets::METADATA + CHUNK;
+        let ghost_bytes = if self.eviction == Eviction::S3Fifo { Ghost::bytes(budget) } else { 0 };
+        let fixed = Buckets::METADATA + CHUNK + ghost_bytes;
         let smallest = Segments::size_for(MAX_OVERHEAD + max_item_size);
         let size =
             (budget / SEGMENT_SHARE).clamp(SMALLEST_SEGMENT, LARGEST_SEGMENT).max(smallest).next_multiple_of(PAGE);
         let segments = (budget.saturating_sub(fixed) / (size + Segments::METADATA)).min(MOST_SEGMENTS);
         if segments < FEWEST_SEGMENTS {
-            let needed = fixed + FEWEST_SEGMENTS * (size + Segments::METADATA);
+            let needed = Buckets::METADATA + CHUNK + FEWEST_SEGMENTS * (size + Segments::METADATA);
+            let needed = if self.eviction == Eviction::S3Fifo { Ghost::with_ghost(needed) } else { needed };
             return Err(SettingsError::BudgetTooSmall { budget, max_item_size, needed });
         }
         Ok(Geometry {
             segment_size: size as u32,
             segments: segments as u32,
             index_bytes: (budget / INDEX_SHARE).next_multiple_of(CHUNK),
-            metadata_bytes: Buckets::METADATA + segments * Segments::METADATA,
+            ghost_bytes,
+            metadata_bytes: ghost_bytes + Buckets::METADATA + segments * Segments::METADATA,
         })
     }
 }
@@ -162,6 +168,9 @@ mod tests {
             assert!(settings(needed, item).geometry().is_ok(), "{item}");
             assert!(settings(needed - 1, item).geometry().is_err(), "{item}");
         }
+        let queues = |budget| Settings { eviction: Eviction::S3Fifo, ..settings(budget, 1024) }.geometry();
+        let Err(SettingsError::BudgetTooSmall { needed, .. }) = queues(0) else { panic!("no bytes were enough") };
+        assert!(queues(needed).is_ok());
         assert!(matches!(settings(1 << 40, 0).geometry(), Err(SettingsError::ItemSize { .. })));
         assert!(matches!(settings(1 << 40, usize::MAX).geometry(), Err(SettingsError::ItemSize { .. })));
     }

@@ -11,6 +11,9 @@ use crate::{ArithmeticError, Deadline, Item, MAX_KEY_LENGTH, Mode, NewItem, Outc
 /// Rounds of making room, after which a write gives up. The second always finds the room that the first made.
 const MOST_ROUNDS: usize = 4;
 
+/// While more than one segment in so many is free, every TTL bucket has an open one of its own.
+const PLENTY: u32 = 4;
+
 /// A piece of a value: bytes from outside, or those of a record.
 #[derive(Clone, Copy)]
 pub(crate) enum Piece<'a> {
@@ -460,7 +463,8 @@ impl Cache {
         if open != NONE && self.takes(open, bucket, deadline, length) {
             return Ok(Room { segment: open, disturbed: false });
         }
-        if open == NONE && self.buckets.open_count() >= self.maintenance.most_open {
+        let plenty = self.segments.free_count() > self.segments.count() / PLENTY;
+        if open == NONE && !plenty && self.buckets.open_count() >= self.maintenance.most_open {
             if let Some(segment) = self.neighbour(bucket, deadline, length) {
                 return Ok(Room { segment, disturbed: false });
             }
