@@ -1,7 +1,7 @@
 //! More nodes, fewer nodes: those that stay are not touched.
 
 use serde_json::json;
-use tests::cluster::{lives, small};
+use tests::cluster::{lives, small, with};
 use tests::ensure;
 use tests::failure::Outcome;
 use tests::scenario::{SERVING, scenario, until};
@@ -89,6 +89,22 @@ fn paused_holds_changes_and_scaling() -> Outcome {
         assert_eq!(s.settled("demo").await?.len(), 3);
         s.all_run("demo", "eviction: Fifo").await?;
         s.condition("demo", "Paused", "False", "").await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_cluster_declared_paused_waits() -> Outcome {
+    scenario("paused-first", 1, async |s, _| {
+        s.declare("demo", with(small(1), json!({"paused": true}))).await?;
+        s.condition("demo", "Paused", "True", "").await?;
+        s.condition("demo", "Ready", "False", "Paused").await?;
+        // Another one that is declared later is made meanwhile: so the operator had the time to make this one.
+        s.declare("other", small(1)).await?;
+        s.settled("other").await?;
+        assert_eq!(s.nodes("demo").await?, []);
+        s.change("demo", json!({"paused": false})).await?;
+        s.settled("demo").await?;
         Ok(())
     })
 }
