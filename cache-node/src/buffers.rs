@@ -21,8 +21,14 @@ pub const OUTPUT_LIMIT: usize = 64 << 10;
 const KEPT_GROWN: usize = 2;
 /// Batches that a pool keeps.
 const KEPT: usize = 32;
+/// The beginning of a request that is kept without a batch around it: lines that came in two packets.
+const SHORT_REST: usize = 2 << 10;
+/// What such a beginning is counted as beside its bytes.
+const REST_OVERHEAD: usize = 64;
+/// One part in so many of the budget is left for sessions that ask for little, whatever those that ask for much hold.
+const FOR_SMALL_SHARE: usize = 4;
 /// What a fresh batch is counted as.
-const FRESH: usize = INPUT + OUTPUT + size_of::<Batch>() + MOST_COMMANDS * size_of::<Command>();
+const FRESH: usize = INPUT + OUTPUT + size_of::<Batch>() + MOST_COMMANDS * (size_of::<Command>() + size_of::<u32>());
 
 /// The node's budget for the buffers of all connections.
 #[derive(Debug)]
@@ -64,7 +70,16 @@ impl Budget {
 
     /// Takes `bytes` from the budget; takes nothing and says no where they are not left.
     fn take(&self, bytes: usize) -> bool {
-        let take = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
+        self.take_up_to(self.limit, bytes)
+    }
+
+    /// As [`Budget::take`], for what is more than a usual request needs.
+    fn take_for_growth(&self, bytes: usize) -> bool {
+        self.take_up_to(self.limit - self.limit / FOR_SMALL_SHARE, bytes)
+    }
+
+    fn take_up_to(&self, limit: usize, bytes: usize) -> bool {
+        let take = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= limit);
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
@@ -123,6 +138,8 @@ pub struct Batch {
     pub arrived: Instant,
     /// The parsed commands; those before `next` are done.
     commands: Vec<Command>,
+    /// Where in the input each command begins.
+    starts: Vec<u32>,
     next: usize,
     /// How many bytes of the next command's keys are done, where it is a retrieval that was interrupted.
     keys_done: usize,
@@ -151,6 +168,23 @@ struct Input {
     needed: usize,
     /// Bytes to come that are to be dropped: the value of a store that was refused.
     skip: usize,
+}
+
+/// Requests, or the beginning of one, that are kept while the rest of it is on its way or while there is no memory to go
+/// on: a thousand sessions that are all in the middle of a line need no more memory than their lines.
+pub struct Rest {
+    bytes: Box<[u8]>,
+    skip: usize,
+    /// As in [`Batch`], for the first of the requests.
+    keys_done: usize,
+    arrived: Instant,
+    budget: Arc<Budget>,
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        self.budget.give_back(self.bytes.len() + REST_OVERHEAD);
+    }
 }
 
 /// What came of parsing.
@@ -201,6 +235,7 @@ impl Batch {
             session: SessionId::default(),
             arrived: Instant::default(),
             commands: Vec::with_capacity(MOST_COMMANDS),
+            starts: Vec::with_capacity(MOST_COMMANDS),
             next: 0,
             keys_done: 0,
             executed: 0,
@@ -260,7 +295,7 @@ impl Batch {
         if missing == 0 {
             return true;
         }
-        if !self.budget.take(missing) {
+        if !self.budget.take_for_growth(missing) {
             return false;
         }
         self.counted += missing;
@@ -275,6 +310,7 @@ impl Batch {
     pub fn parse(&mut self, limits: Limits) -> Parsed {
         if !self.has_commands() {
             self.commands.clear();
+            self.starts.clear();
             self.next = 0;
         }
         let input = &mut self.input;
@@ -282,6 +318,7 @@ impl Batch {
             match memcache::parse(&input.bytes[..input.filled], input.parsed, input.scanned, limits) {
                 Step::Command { command, next } => {
                     self.commands.push(command);
+                    self.starts.push(input.parsed as u32);
                     input.skip = next.saturating_sub(input.filled);
                     input.parsed = next.min(input.filled);
                     (input.scanned, input.needed) = (0, 1);
@@ -344,6 +381,31 @@ impl Batch {
         Sent::All
     }
 
+    /// What this batch still has to do, where that is nothing but short requests or the beginning of one.
+    pub fn rest(&self) -> Option<Box<Rest>> {
+        let Input { bytes, parsed, filled, skip, .. } = &self.input;
+        let from = self.starts.get(self.next).map_or(*parsed, |start| *start as usize);
+        let bytes = &bytes[from..*filled];
+        let longest = if self.has_commands() { INPUT } else { SHORT_REST };
+        if self.has_output() || self.quit || bytes.len() > longest || !self.budget.take(bytes.len() + REST_OVERHEAD) {
+            return None;
+        }
+        let Batch { keys_done, budget, arrived, .. } = self;
+        let (keys_done, arrived, budget) = (*keys_done, *arrived, Arc::clone(budget));
+        Some(Box::new(Rest { bytes: bytes.into(), skip: *skip, keys_done, arrived, budget }))
+    }
+
+    /// Goes on where [`Batch::rest`] left off; to be called on an empty batch.
+    pub fn resume(&mut self, rest: &Rest) {
+        let Rest { bytes, skip, keys_done, arrived, budget: _ } = rest;
+        self.input.reset();
+        self.input.bytes[..bytes.len()].copy_from_slice(bytes);
+        self.input.filled = bytes.len();
+        self.input.skip = *skip;
+        self.keys_done = *keys_done;
+        self.arrived = *arrived;
+    }
+
     /// Bytes of output that the socket has not taken yet.
     #[must_use]
     pub fn unsent(&self) -> usize {
@@ -357,6 +419,7 @@ impl Batch {
 
     fn clear(&mut self) {
         self.commands.clear();
+        self.starts.clear();
         (self.next, self.keys_done, self.executed) = (0, 0, 0);
         self.input.reset();
         self.output.clear();
@@ -437,7 +500,7 @@ impl Output<'_> {
         if wanted > self.bytes.capacity() {
             let capacity = wanted.max(2 * self.bytes.capacity());
             let growth = capacity - self.bytes.capacity();
-            if !self.budget.take(growth) {
+            if !self.budget.take_for_growth(growth) {
                 return None;
             }
             *self.counted += growth;

@@ -3,7 +3,7 @@
 use mio::Token;
 use slab::Slab;
 
-use crate::buffers::Batch;
+use crate::buffers::{Batch, Rest};
 use crate::clock::Instant;
 use crate::transport::Transport;
 
@@ -36,6 +36,8 @@ pub struct Session {
     pub transport: Transport,
     /// What was received and is to be sent; none while the session is idle or the batch is with the storage thread.
     pub batch: Option<Box<Batch>>,
+    /// The beginning of a request, instead of a batch.
+    pub rest: Option<Box<Rest>>,
     /// The batch is with the storage thread.
     pub in_flight: bool,
     /// There may be bytes to read: set by an event, cleared by a read that found fewer than it asked for.
@@ -80,6 +82,7 @@ impl Sessions {
         let session = Session {
             transport,
             batch: None,
+            rest: None,
             in_flight: false,
             readable: false,
             writable: true,

@@ -59,6 +59,8 @@ pub struct Worker {
     /// Sessions that wait for buffer memory, in the order in which they get it.
     starved: VecDeque<SessionId>,
     now: Instant,
+    /// When waiting sessions last tried again.
+    retried: Instant,
     swept: Instant,
     /// Sessions were told that the node closes.
     closing: bool,
@@ -118,6 +120,7 @@ impl Worker {
             unfinished: Vec::new(),
             starved: VecDeque::new(),
             now,
+            retried: now,
             swept: now,
             closing: false,
         }
@@ -201,9 +204,18 @@ impl Worker {
             match self.sessions.get_mut(id) {
                 Some(session) => {
                     session.in_flight = false;
-                    let has_no_room = batch.has_commands() && !batch.has_output();
-                    session.batch = Some(batch);
-                    if has_no_room { self.starve(id) } else { self.serve(id) }
+                    if batch.has_commands() && !batch.has_output() {
+                        session.rest = batch.rest();
+                        if session.rest.is_some() {
+                            self.pool.give_back(batch)
+                        } else {
+                            session.batch = Some(batch)
+                        }
+                        self.starve(id);
+                    } else {
+                        session.batch = Some(batch);
+                        self.serve(id);
+                    }
                 }
                 // The connection ended meanwhile; whoever has its slot now must not get its replies.
                 None => self.pool.give_back(batch),
@@ -217,18 +229,19 @@ impl Worker {
         }
     }
 
-    /// Lets waiting sessions try again, in order, until one still has to wait.
+    /// Lets waiting sessions try again, in the order in which they came. Not in each round: in a busy one it would cost
+    /// more than it finds. And all of them: one that needs much must not keep back those that need little.
     fn serve_starved(&mut self) {
+        if self.now.since(self.retried) < STARVED_RETRY.as_micros() as u64 {
+            return;
+        }
+        self.retried = self.now;
         for _ in 0..self.starved.len() {
             let Some(id) = self.starved.pop_front() else { return };
             self.metrics.budget.count_waiting(-1);
             let Some(session) = self.sessions.get_mut(id) else { continue };
             session.starved = false;
             self.serve(id);
-            if self.starved.back() == Some(&id) {
-                self.starved.rotate_right(1);
-                return;
-            }
         }
     }
 
@@ -245,11 +258,15 @@ impl Worker {
     /// theirs.
     fn take_turn(&mut self, id: SessionId) -> Turn {
         let Some(session) = self.sessions.get_mut(id) else { return Turn::Rest };
-        if session.in_flight || (session.batch.is_none() && !session.readable && !self.closing) {
+        let is_idle = session.batch.is_none() && session.rest.is_none() && !session.readable;
+        if session.in_flight || (is_idle && !self.closing) {
             return Turn::Rest;
         }
         let Some(mut batch) = session.batch.take().or_else(|| self.pool.take()) else { return Turn::Starved };
         batch.session = id;
+        if let Some(rest) = session.rest.take() {
+            batch.resume(&rest);
+        }
         let mut turn = Turn::Unfinished;
         for _ in 0..MOST_STEPS {
             if batch.has_output() && !send(session, &mut batch, &self.counters, &self.metrics, &mut turn) {
@@ -285,7 +302,15 @@ impl Worker {
             self.pool.give_back(batch);
             return if self.closing { Turn::Over(Ending::Drained) } else { Turn::Rest };
         }
-        session.batch = Some(batch);
+        // Who waits, for the client or for memory, holds as little as it can.
+        if matches!(turn, Turn::Rest | Turn::Starved) {
+            session.rest = batch.rest();
+        }
+        if session.rest.is_some() {
+            self.pool.give_back(batch)
+        } else {
+            session.batch = Some(batch)
+        }
         turn
     }
 

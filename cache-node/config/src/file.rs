@@ -211,6 +211,9 @@ impl Config {
         if self.buffer_memory.0 < 2 << 20 {
             return fail("bufferMemory", self.buffer_memory.to_string(), "at least 2Mi");
         }
+        if self.buffer_memory.0 < 2 * self.max_item_size.0 {
+            return fail("bufferMemory", self.buffer_memory.to_string(), "at least twice maxItemSize");
+        }
         Ok(())
     }
 
@@ -272,6 +275,7 @@ mod tests {
             ("eviction: Lru\n", "Lru", "line 1"),
             ("listen: nowhere\n", "listen", "line 1"),
             ("memory: 8Mi\nmaxItemSize: 4Mi\n", "memory: 8Mi", "line 1"),
+            ("maxItemSize: 2Mi\nbufferMemory: 3Mi\n", "bufferMemory: 3Mi", "line 2"),
         ] {
             let message = Config::parse(text).unwrap_err().to_string();
             assert!(message.contains(field) && message.contains(line), "{text:?}: {message}");

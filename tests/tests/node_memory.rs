@@ -1,0 +1,88 @@
+//! A node keeps within the container limit that its budget was divided from, whatever its clients do.
+
+use std::fs;
+
+use config::{Budget, Bytes, Config};
+use tests::ensure;
+use tests::failure::{Failure, Outcome};
+use tests::node::{Client, MODES, Node, eventually};
+
+const LIMIT: u64 = 96 << 20;
+const CONNECTIONS: u32 = 2000;
+const MAX_ITEM: u64 = 1 << 20;
+const SLOW_READERS: usize = 50;
+
+#[test]
+fn resident_memory_stays_below_the_limit() -> Outcome {
+    for (name, mode) in MODES {
+        let workers = if mode.contains("workers: 2") { 2 } else { 1 };
+        let budget = Budget::divide(Bytes(LIMIT), workers, CONNECTIONS, Bytes(MAX_ITEM))?;
+        let Config { memory, buffer_memory, .. } = budget.apply(Config::default());
+        let lines = format!("{mode}memory: {memory}\nbufferMemory: {buffer_memory}\nmaxConnections: {CONNECTIONS}\n");
+        let node = Node::start(&lines)?;
+        let peak = strain(&node).map_err(|failure| failure.while_doing(name))?;
+        println!("{name}: at most {} of {} KiB resident", peak >> 10, LIMIT >> 10);
+        ensure!(peak <= LIMIT, "{name}: {} KiB were resident, {} KiB is the limit", peak >> 10, LIMIT >> 10);
+        // A budget that leaves much of a limit unused wastes the memory that it was given.
+        ensure!(peak >= memory.0 * 9 / 10, "{name}: only {} KiB were ever used", peak >> 10);
+    }
+    Ok(())
+}
+
+/// Fills the cache several times over, and keeps every connection that there may be busy; returns the most memory that
+/// ever was resident.
+fn strain(node: &Node) -> Outcome<u64> {
+    let mut writer = node.client()?;
+    fill(&mut writer, 100, 600_000)?;
+    fill(&mut writer, 10_000, 6000)?;
+    let large = vec![b'x'; MAX_ITEM as usize];
+    writer.send(&[format!("set large 0 0 {MAX_ITEM}\r\n").as_bytes(), &large, b"\r\n"].concat())?;
+    writer.expect_answer(b"STORED\r\n")?;
+    let mut clients = (1..CONNECTIONS).map(|_| node.client()).collect::<Outcome<Vec<Client>>>()?;
+    let (slow, busy) = clients.split_at_mut(SLOW_READERS);
+    for client in slow {
+        client.send(&b"get large\r\n".repeat(20))?;
+    }
+    for round in 0..3 {
+        for (number, client) in busy.iter_mut().enumerate() {
+            client.send(format!("set c{number} 0 0 200\r\n").as_bytes())?;
+            client.send(&[b'y'; 100])?;
+            if round == 1 && number % 100 == 0 {
+                writer.expect(b"mn\r\n", b"MN\r\n")?;
+            }
+        }
+        for client in busy.iter_mut() {
+            client.send(&[b'y'; 100])?;
+            client.expect(b"\r\n", b"STORED\r\n")?;
+        }
+    }
+    // The others have had their turn with as many sessions open as there may be.
+    node.wait_for_metric("gannet_connections", |open| open >= f64::from(CONNECTIONS))?;
+    let mut peak = 0;
+    eventually(|| {
+        peak = resident_peak(node)?;
+        Ok(())
+    })?;
+    Ok(peak)
+}
+
+/// Sets `count` values of `length` bytes.
+fn fill(client: &mut Client, length: usize, count: usize) -> Outcome {
+    const AT_ONCE: usize = 500;
+    let value = "v".repeat(length);
+    for first in (0..count).step_by(AT_ONCE) {
+        let keys = first..(first + AT_ONCE).min(count);
+        let requests: String =
+            keys.map(|key| format!("set fill-{length}-{key} 0 3600 {length} noreply\r\n{value}\r\n")).collect();
+        client.send(requests.as_bytes())?;
+    }
+    client.expect(b"mn\r\n", b"MN\r\n")
+}
+
+fn resident_peak(node: &Node) -> Outcome<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", node.id()))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    let kib: u64 = number.ok_or_else(|| Failure::new("the kernel does not say VmHWM"))?.parse()?;
+    Ok(kib << 10)
+}
