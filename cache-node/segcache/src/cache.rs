@@ -41,6 +41,7 @@ pub(crate) struct Totals {
     pub(crate) stored: u64,
     pub(crate) evicted: u64,
     pub(crate) expired: u64,
+    pub(crate) stalled: u64,
     pub(crate) reservations: usize,
 }
 
@@ -184,6 +185,7 @@ impl Cache {
             stored: self.totals.stored,
             evicted: self.totals.evicted,
             expired: self.totals.expired,
+            stalled: self.totals.stalled,
             budget: self.budget as u64,
             index_bytes: self.index.bytes() as u64,
             segment_bytes: u64::from(self.segments.used_count()) * size,

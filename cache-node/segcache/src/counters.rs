@@ -13,6 +13,8 @@ pub struct Counters {
     pub evicted: u64,
     /// Items dropped because their deadline passed since the start.
     pub expired: u64,
+    /// Writes that had to wait for a segment to be freed, because none was free ahead of them, since the start.
+    pub stalled: u64,
     /// The budget in bytes.
     pub budget: u64,
     /// Bytes of the budget that the index takes now.

@@ -118,7 +118,8 @@ impl Cache {
 
     /// The part of maintenance that a write of so many bytes pays for.
     pub(crate) fn work_for_write(&mut self, length: usize) {
-        let hurry = if self.segments.free_count() * 2 <= self.maintenance.free_ahead { HURRY } else { 1 };
+        let last = (self.maintenance.free_ahead / 2).max(HELD_BACK + 1);
+        let hurry = if self.segments.free_count() <= last { HURRY } else { 1 };
         self.work((WRITE_RECORDS * hurry * (1 + length / SMALL_WRITE)).min(MOST_WRITE_RECORDS));
     }
 
@@ -144,6 +145,7 @@ impl Cache {
                 return disturbed;
             }
             let Some(mut job) = self.maintenance.job.take().or_else(|| self.next_job()) else { break };
+            self.totals.stalled += u64::from(!disturbed);
             disturbed = true;
             while let Some(unfinished) = self.step(job) {
                 job = unfinished;

@@ -269,3 +269,25 @@ fn an_empty_cache_takes_no_memory_and_operations_allocate_nothing() {
     });
     assert_eq!(allocations.count_total, 0, "{allocations:?}");
 }
+
+/// Under a stream of small writes no write waits for a segment, or hardly any, whatever makes the room.
+#[test]
+fn segments_are_free_before_they_are_needed() {
+    for eviction in EVICTIONS.into_iter().filter(|eviction| *eviction != Eviction::None) {
+        let mut cache = cache(16 << 20, eviction);
+        let mut numbers = Numbers(11);
+        for number in 0..600_000 {
+            if number % 50 == 0 {
+                cache.advance(START + number / 10_000);
+            }
+            let ttl = [10, 60, 600, 3600][numbers.below(4) as usize];
+            cache.set(&key(number), b"a value of some thirty-two bytes", 0, Deadline::At(cache.now() + ttl)).unwrap();
+            cache.get(&key(number - numbers.below(number + 1).min(20_000)));
+        }
+        let counters = cache.counters();
+        assert!(counters.evicted > 100_000, "{eviction:?}: {counters:?}");
+        // The two queues of S3-FIFO free nothing where a TTL bucket has but one segment in one of them.
+        let most = if eviction == Eviction::S3Fifo { 6 } else { 0 };
+        assert!(counters.stalled <= most, "{eviction:?}: {} stalled", counters.stalled);
+    }
+}
