@@ -38,8 +38,8 @@ pub enum LeaseError {
         #[source]
         source: kube::Error,
     },
-    #[error("Lease {name}: no answer within {RENEW_DEADLINE:?}")]
-    Timeout { name: String },
+    #[error("Lease {name}: no answer within {patience:?}")]
+    Timeout { name: String, patience: Duration },
 }
 
 impl Elector {
@@ -56,7 +56,7 @@ impl Elector {
     /// Returns once this candidate leads. Errors are logged and tried again: a candidate has nothing better to do.
     pub async fn acquire(&mut self) {
         loop {
-            match self.try_hold().await {
+            match self.try_hold(RENEW_DEADLINE).await {
                 Ok(true) => return info!(lease = self.name, identity = self.identity, "leading"),
                 Ok(false) => {}
                 Err(error) => warn!(%error, "cannot take part in the election; trying again"),
@@ -65,18 +65,22 @@ impl Elector {
         }
     }
 
-    /// Renews until that fails for too long or somebody else holds the lease, and then returns.
+    /// Renews until that fails for too long or somebody else holds the lease, and then returns: at the latest when
+    /// [`RENEW_DEADLINE`] has passed since the last renewal, however its attempts fail.
     pub async fn hold(&mut self) {
         let mut renewed = Instant::now();
         loop {
-            sleep(RENEW_EVERY).await;
-            match self.try_hold().await {
-                Ok(true) => renewed = Instant::now(),
+            sleep(RENEW_EVERY.min(RENEW_DEADLINE.saturating_sub(renewed.elapsed()))).await;
+            let patience = RENEW_DEADLINE.saturating_sub(renewed.elapsed());
+            if patience.is_zero() {
+                return warn!(lease = self.name, "not renewed within {RENEW_DEADLINE:?}: stepping down");
+            }
+            // What counts is when the renewal was begun: that is the time that it writes.
+            let begun = Instant::now();
+            match self.try_hold(patience).await {
+                Ok(true) => renewed = begun,
                 Ok(false) => return warn!(lease = self.name, "another operator holds the lease"),
                 Err(error) => warn!(%error, "cannot renew the lease"),
-            }
-            if renewed.elapsed() > RENEW_DEADLINE {
-                return warn!(lease = self.name, "not renewed within {RENEW_DEADLINE:?}: stepping down");
             }
         }
     }
@@ -97,10 +101,10 @@ impl Elector {
     }
 
     /// Takes or renews the lease where that is allowed; says whether it is held now.
-    async fn try_hold(&mut self) -> Result<bool, LeaseError> {
-        match timeout(RENEW_DEADLINE, self.take_or_renew()).await {
+    async fn try_hold(&mut self, patience: Duration) -> Result<bool, LeaseError> {
+        match timeout(patience, self.take_or_renew()).await {
             Ok(result) => result,
-            Err(_) => Err(LeaseError::Timeout { name: self.name.clone() }),
+            Err(_) => Err(LeaseError::Timeout { name: self.name.clone(), patience }),
         }
     }
 

@@ -124,7 +124,11 @@ async fn run(arguments: Arguments) -> Result<End, StartError> {
     let client = Client::try_default().await.map_err(StartError::Client)?;
     let server = Server::new(metrics.clone());
     let mut served = tokio::spawn(server.clone().run(listen));
-    let version = client.apiserver_version().await.map_err(StartError::Api)?;
+    let version = tokio::select! {
+        version = client.apiserver_version() => version.map_err(StartError::Api)?,
+        () = &mut asked => return Ok(End::Asked),
+        ended = &mut served => return Err(served_error(ended)),
+    };
     server.set_ready();
     info!(version = env!("CARGO_PKG_VERSION"), kubernetes = version.git_version, ?namespaces, node_image, "started");
 
