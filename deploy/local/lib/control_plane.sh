@@ -7,7 +7,7 @@ SERVICE_NETWORK=10.96.0.0/16
 API_SERVICE_ADDRESS=10.96.0.1
 DNS_SERVICE_ADDRESS=10.96.0.10
 POD_NETWORK=10.244.0.0/16 # a /24 of it for each node
-START_SECONDS=120
+START_SECONDS=${GANNET_START_SECONDS:-120} # a slow machine may need more
 
 create_authority() {
   (
