@@ -1,5 +1,6 @@
 //! A load generator for servers of the memcached protocol.
 
+mod bench;
 mod connection;
 mod distribution;
 mod driver;
@@ -47,6 +48,7 @@ struct Arguments {
 enum Command {
     Run(Box<Options>),
     Idle(idle::Options),
+    Bench(bench::Options),
     /// Serve what is no cache: look for line ends, and answer each with the reply to a hit
     Floor {
         /// Where clients connect
@@ -65,6 +67,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(options) => run(&options),
         Command::Idle(options) => idle::run(&options).map_err(Box::from),
+        Command::Bench(options) => bench::run(&options),
         Command::Floor { listen, key_size, value_size } => {
             floor::serve(listen, &floor::reply(usize::from(key_size), value_size as usize)).map_err(Box::from)
         }

@@ -24,6 +24,7 @@ use crate::workload::{Mix, Shape};
 /// With --rate, requests are sent when they are due, and latency counts from then on, not from when one could be sent (open
 /// loop): a server that stalls is charged for everything that waited.
 #[derive(Args, Clone, Debug)]
+#[command(args_override_self = true)]
 pub struct Options {
     /// A server, as HOST:PORT; several share the keys by a ring of hashes
     #[arg(long = "server", value_name = "ADDR", default_value = "127.0.0.1:11211")]
