@@ -26,6 +26,12 @@ pub struct Usage {
 const TICKS_A_SECOND: u64 = 100;
 
 impl Process {
+    /// The process of this id.
+    #[must_use]
+    pub fn with_id(id: u32) -> Process {
+        Process(id)
+    }
+
     /// The process called `program` in the pod of this UID.
     ///
     /// # Errors

@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, resume_unwind};
-use std::process;
 use std::time::{Duration, Instant};
+use std::{env, mem, process};
 
 use futures::FutureExt;
 use gannet_crds::CacheCluster;
@@ -40,7 +40,7 @@ pub struct Scenario {
 }
 
 /// Runs `body` in a namespace of its own, with `replicas` operators that watch nothing else. On failure the report on
-/// the namespace is part of the error; the namespace is deleted in any case.
+/// the namespace is part of the error. The namespace is deleted in any case, but for a failed one under GANNET_KEEP.
 ///
 /// # Errors
 /// What failed in `body` or around it, in words.
@@ -67,11 +67,17 @@ pub fn in_namespace(name: &str, body: impl AsyncFnOnce(&Scenario) -> Outcome) ->
         })
         .catch_unwind()
         .await;
+        if let Ok(Ok(())) = result {
+            return Ok(());
+        }
+        let report = report::of(&scenario).await;
+        if env::var_os("GANNET_KEEP").is_some() {
+            mem::forget(scenario);
+        }
         match result {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(failure)) => Err(Failure::new(format!("{failure}\n{}", report::of(&scenario).await))),
+            Ok(outcome) => outcome.map_err(|failure| Failure::new(format!("{failure}\n{report}"))),
             Err(panic) => {
-                eprintln!("{}", report::of(&scenario).await);
+                eprintln!("{report}");
                 resume_unwind(panic)
             }
         }

@@ -1,6 +1,9 @@
 //! The operator is killed, doubled, frozen and upgraded: the caches do not notice.
 
+use std::time::Duration;
+
 use kube::ResourceExt;
+use kube::api::ListParams;
 use serde_json::json;
 use tests::bed::VERSION;
 use tests::cluster::{lives, small};
@@ -28,16 +31,21 @@ fn an_operator_killed_during_a_change_finishes_it() -> Outcome {
 #[test]
 fn an_operator_killed_while_a_cluster_is_made_finishes_it() -> Outcome {
     scenario("kill-making", 1, async |s, operator| {
-        operator.wait_for_leader().await?;
-        // Several at once, so that the kill falls between some two of their writes.
-        for name in ["a", "b", "c", "d"] {
-            s.declare(name, small(1)).await?;
+        // Several at once, so that the kill falls between some two of their writes; and at different moments.
+        const MOMENTS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(400)];
+        for (round, moment) in MOMENTS.into_iter().enumerate() {
+            operator.wait_for_leader().await?;
+            for name in ["a", "b", "c", "d"] {
+                s.declare(&format!("{name}{round}"), small(1)).await?;
+            }
+            tokio::time::sleep(moment).await;
+            let (killed, restarts) = operator.kill().await?;
+            operator.wait_for_restart(&killed, restarts).await?;
         }
-        let (killed, restarts) = operator.kill().await?;
-        operator.wait_for_restart(&killed, restarts).await?;
-        for name in ["a", "b", "c", "d"] {
-            s.settled(name).await?;
-            s.set_keys(10, &s.addresses(name, 1)).await?;
+        for cluster in s.clusters().list(&ListParams::default()).await? {
+            let name = cluster.name_any();
+            s.settled(&name).await?;
+            s.set_keys(10, &s.addresses(&name, 1)).await?;
         }
         Ok(())
     })

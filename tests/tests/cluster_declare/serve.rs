@@ -8,11 +8,23 @@ use tests::operator::restarts;
 use tests::scenario::scenario;
 
 const KEYS: u32 = 10_000;
+/// As a user writes it.
+const DEMO: &str = "
+apiVersion: gannet.dev/v1alpha1
+kind: CacheCluster
+metadata:
+  name: demo
+spec:
+  replicas: 3
+  node:
+    memory: 64Mi
+    cpu: 20m
+";
 
 #[test]
 fn an_application_hashes_ten_thousand_keys_over_three_nodes() -> Outcome {
     scenario("serve", 1, async |s, operator| {
-        s.declare("demo", small(3)).await?;
+        s.apply(DEMO).await?;
         let nodes = s.settled("demo").await?;
         let addresses = s.addresses("demo", 3);
         s.set_keys(KEYS, &addresses).await?;
