@@ -4,6 +4,7 @@ pub mod bed;
 pub mod cluster;
 pub mod failure;
 pub mod figures;
+pub mod hit_ratio;
 pub mod http;
 pub mod images;
 pub mod node;
