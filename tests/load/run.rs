@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::driver::Driver;
@@ -202,7 +203,6 @@ impl<'a> Bar<'a> {
 /// # Errors
 /// In words, where this user may not have as many.
 pub fn raise_file_limit(connections: usize) -> io::Result<()> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     /// For everything that is no connection.
     const OTHERS: u64 = 100;
     let needed = connections as u64 + OTHERS;
@@ -218,4 +218,112 @@ pub fn raise_file_limit(connections: usize) -> io::Result<()> {
             "{needed} open files are needed: {error}; raise the limit (ulimit -n) or use fewer --connections"
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use clap::Parser;
+
+    use super::{Measured, run};
+    use crate::options::Options;
+
+    #[derive(Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    /// A server on a free port, each connection in a thread of its own.
+    fn serve(connection: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, connection) = (stream.unwrap(), connection.clone());
+                thread::spawn(move || connection(stream));
+            }
+        });
+        address
+    }
+
+    /// Answers each line with `reply`, after `before` has looked at its number.
+    fn answer(stream: TcpStream, reply: &[u8], before: impl Fn(usize) -> bool) {
+        let mut writer = stream.try_clone().unwrap();
+        for (index, line) in BufReader::new(stream).lines().enumerate() {
+            if line.is_err() || !before(index) || writer.write_all(reply).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn load(address: SocketAddr, arguments: &str) -> Measured {
+        let server = format!("load --quiet --no-fill --keys 100 --server {address} {arguments}");
+        run(&Arguments::parse_from(server.split(' ')).options).unwrap()
+    }
+
+    /// A server that stops once for 300 ms: of 1000 requests a second, hundreds were due meanwhile, and waited.
+    #[test]
+    fn an_open_loop_charges_a_stall_to_what_was_due_in_it() {
+        const STALL: Duration = Duration::from_millis(300);
+        let stalls = |index| {
+            if index == 200 {
+                thread::sleep(STALL);
+            }
+            true
+        };
+        let address = serve(move |stream| answer(stream, b"END\r\n", stalls));
+        let open = "-c 1 --mix get --rate 1000 --duration 800ms --warmup 0s";
+        let latency = load(address, open).tally.latency();
+        let slow = |least: u64| {
+            latency.iter_recorded().filter(|v| v.value_iterated_to() >= least).map(|v| v.count_at_value()).sum::<u64>()
+        };
+        assert!(latency.len() >= 790, "{} requests", latency.len());
+        assert!(slow(100_000_000) >= 150, "{} waited for 100 ms", slow(100_000_000));
+        // A closed loop sends nothing meanwhile, and shows one slow request: that is the omission.
+        let closed = load(address, "-c 1 --mix get --duration 800ms --warmup 0s").tally.latency();
+        let slowest = closed.iter_recorded().filter(|v| v.value_iterated_to() >= 290_000_000);
+        assert!(slowest.map(|v| v.count_at_value()).sum::<u64>() >= 1);
+    }
+
+    #[test]
+    fn lost_connections_are_counted_and_made_again() {
+        let address = serve(|stream| answer(stream, b"END\r\n", |index| index < 20));
+        let errors = load(address, "-c 2 --mix get --duration 300ms --warmup 0s").tally.errors;
+        assert!(errors.disconnects >= 2 && errors.reconnects >= 1, "{errors:?}");
+        assert_eq!(errors.lost, errors.disconnects, "each was lost with its one request");
+        let errors = load(address, "-c 2 --mix get --duration 300ms --warmup 0s --reconnect never").tally.errors;
+        assert_eq!((errors.disconnects, errors.reconnects), (2, 0));
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_is_given_up() {
+        let address = serve(|mut stream| assert!(stream.read_to_end(&mut Vec::new()).is_ok()));
+        let began = Instant::now();
+        let errors = load(address, "-c 1 --mix get --duration 400ms --warmup 0s --timeout 50ms").tally.errors;
+        assert!(errors.timeouts >= 1 && errors.lost >= 1, "{errors:?}");
+        assert!(began.elapsed() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn wrong_values_are_found() {
+        let address = serve(|stream| answer(stream, b"VALUE 00000001...... 0 3\r\nabc\r\nEND\r\n", |_| true));
+        let errors =
+            load(address, "-c 1 --keys 1 --mix get --duration 100ms --warmup 0s --reconnect never").tally.errors;
+        assert_eq!(errors.violations, 1);
+        let text = errors.texts.keys().next().unwrap();
+        assert!(text.contains("get 00000000...... was answered by VALUE 00000001......"), "{text}");
+    }
+
+    #[test]
+    fn a_server_that_is_not_there_is_named() {
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let arguments = format!("load --quiet --connect-timeout 100ms --server {closed}");
+        let error = run(&Arguments::parse_from(arguments.split(' ')).options).unwrap_err().to_string();
+        assert!(error.contains(&closed.to_string()) && error.contains("is the server running"), "{error}");
+    }
 }
