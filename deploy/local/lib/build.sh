@@ -18,7 +18,7 @@ kubernetes_folder() { # the cache's folder for these sources and this compiler
 
 build_kubernetes() { # build_kubernetes FOLDER
   local folder=$1 building
-  if [ -x "$folder/bin/hyperkube" ] && [ -e "$folder/pause.tar" ]; then
+  if [ -x "$folder/bin/hyperkube" ]; then
     remark "built before"
     return
   fi
@@ -35,9 +35,17 @@ build_kubernetes() { # build_kubernetes FOLDER
     ln -s hyperkube "$building/bin/$component"
   done
   mv "$building/bin/pause" "$building/pause"
-  build_image "$building" pause localhost/pause:1 "$building/pause.tar"
   rm -rf "$folder"
   mv "$building" "$folder"
+}
+
+# Not with the programs: it needs root, whose password is asked for before a step and not a long build later.
+build_pause() { # build_pause FOLDER
+  if [ -e "$1/pause.tar" ]; then
+    remark "built before"
+    return
+  fi
+  build_image "$1" pause localhost/pause:1 "$1/pause.tar"
 }
 
 # Kubernetes learns its version from its own build scripts; charts refuse a cluster that does not know its version.
@@ -78,6 +86,7 @@ build_image() { # build_image CONTEXT TARGET NAME ARCHIVE
   local storage
   storage=$(mktemp -d)
   rm -f "$4"
+  # The archive appears whole or not at all: what is there is taken for good.
   # shellcheck disable=SC2016
   as_root bash -euc '
     storage=$1 context=$2 target=$3 name=$4 archive=$5 dockerfile=$6
@@ -88,8 +97,9 @@ build_image() { # build_image CONTEXT TARGET NAME ARCHIVE
     options=(--root "$storage/root" --runroot "$storage/run" --storage-driver vfs)
     # A fixed time: the same program gives the same image.
     buildah "${options[@]}" bud --isolation chroot --timestamp 0 --target "$target" -f "$dockerfile" -t "$name" "$context"
-    buildah "${options[@]}" push "$name" "oci-archive:$archive:$name"
-    chmod 644 "$archive"' build_image "$storage" "$1" "$2" "$3" "$4" "$REPOSITORY/deploy/Dockerfile"
+    buildah "${options[@]}" push "$name" "oci-archive:$storage/archive.tar:$name"
+    chmod 644 "$storage/archive.tar"
+    mv "$storage/archive.tar" "$archive"' build_image "$storage" "$1" "$2" "$3" "$4" "$REPOSITORY/deploy/Dockerfile"
 }
 
 loaded_hash() { cat "$STATE/images/$1" 2>/dev/null || true; }

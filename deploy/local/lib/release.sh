@@ -26,12 +26,19 @@ install_chart() {
     remark "unchanged"
     return
   fi
+  forget_unfinished_releases
   cluster_helm upgrade --install gannet "$CHART" --namespace "$NAMESPACE" --create-namespace \
     --labels "sources=$sources" --wait --timeout "${READY_SECONDS}s" "${HELM_ARGUMENTS[@]}" || {
     explain_operator
     return 1
   }
   remark "$(cluster_helm list --namespace "$NAMESPACE" | awk '$1 == "gannet" {print "revision " $3}')"
+}
+
+# A helm that was killed leaves its revision 'pending', and every later one refuses to start.
+forget_unfinished_releases() {
+  cluster_kubectl --namespace "$NAMESPACE" delete secret --ignore-not-found \
+    --selector 'owner=helm,name=gannet,status in (pending-install, pending-upgrade, pending-rollback)'
 }
 
 release_sources() {

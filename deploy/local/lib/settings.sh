@@ -30,13 +30,16 @@ need_root() { # without root and without sudo nothing here can work: say so at o
 }
 
 as_root() { # as_root COMMAND ARGUMENTS...
-  if [ "$EUID" = 0 ]; then "$@"; else sudo -E env "PATH=$PATH:/usr/sbin:/sbin" "$@"; fi
+  if [ "$EUID" = 0 ]; then "$@"; else sudo "${SUDO_OPTIONS[@]}" env "PATH=$PATH:/usr/sbin:/sbin" "$@"; fi
 }
+
+# In the background of a step, sudo must not wait for a password that nobody is asked for: there it fails instead.
+SUDO_OPTIONS=(-E ${GANNET_STEP:+-n})
 
 become_root() { # become_root ARGUMENTS...: start the calling command again as root, unless it is
   [ "$EUID" = 0 ] && return
   need_root
-  exec sudo -E env "PATH=$PATH:/usr/sbin:/sbin" "$0" "$@"
+  exec sudo "${SUDO_OPTIONS[@]}" env "PATH=$PATH:/usr/sbin:/sbin" "$0" "$@"
 }
 
 need_running() {

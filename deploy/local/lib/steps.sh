@@ -24,12 +24,13 @@ try_step() {
   STEP_STATE=0
   STEP_LOG=$STEP_LOGS/$(tr -cs 'a-zA-Z0-9' - <<<"$title" | sed 's/-*$//').log
   mkdir -p "$STEP_LOGS"
-  # A step in the background must not be asked for a password by sudo: ask now, in the foreground.
-  [ "$EUID" = 0 ] || ! command -v sudo >/dev/null || sudo -v
+  ask_for_password
   start=$EPOCHREALTIME
   set -m
   (
     set -euo pipefail
+    export GANNET_STEP=yes
+    SUDO_OPTIONS=(-E -n)
     "$@"
   ) </dev/null >"$STEP_LOG" 2>&1 &
   STEP_PID=$!
@@ -44,6 +45,10 @@ try_step() {
     return
   fi
   printf '%s  %s%s\n' "$(elapsed "$start")" "$title" "$(step_remark "$STEP_LOG")"
+}
+
+ask_for_password() { # now, in the foreground: a step is in the background
+  [ "$EUID" = 0 ] || ! command -v sudo >/dev/null || sudo -n true 2>/dev/null || sudo -v
 }
 
 remark() { printf 'remark: %s\n' "$*"; } # in a step: a word that is shown beside its title when it is done
