@@ -230,3 +230,179 @@ impl IdentityFiles {
 fn host_of(server: &str) -> &str {
     server.rsplit_once(':').map_or(server, |(host, _)| host).trim_matches(['[', ']'])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::{SocketAddr, TcpListener};
+    use std::path::PathBuf;
+    use std::sync::{Arc, Mutex};
+    use std::thread;
+
+    use clap::Parser;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::server::WebPkiClientVerifier;
+    use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+
+    use crate::options::Options;
+    use crate::run::run;
+
+    #[derive(Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    /// A CA, and a folder with ca.crt, tls.crt and tls.key of a client.
+    struct Authority {
+        issuer: Issuer<'static, KeyPair>,
+        certificate: String,
+        folder: PathBuf,
+    }
+
+    impl Authority {
+        fn new(name: &str) -> Authority {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let certificate = params.self_signed(&key).unwrap().pem();
+            let folder = std::env::temp_dir().join(format!("load-tls-{name}-{}", std::process::id()));
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("ca.crt"), &certificate).unwrap();
+            Authority { issuer: Issuer::new(params, key), certificate, folder }
+        }
+
+        fn pair(&self) -> (String, String) {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+            (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+        }
+
+        fn write_client(&self) -> CertificateDer<'static> {
+            let (certificate, key) = self.pair();
+            let modified = || fs::metadata(self.folder.join("tls.key")).and_then(|file| file.modified()).ok();
+            let before = modified();
+            fs::write(self.folder.join("tls.crt"), &certificate).unwrap();
+            // Some file systems tell times apart by milliseconds only.
+            while modified() == before {
+                fs::write(self.folder.join("tls.key"), &key).unwrap();
+            }
+            CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()
+        }
+
+        /// A server that demands a certificate of this CA, shows whose it was, and answers END. After `requests` on one
+        /// connection it closes it, having called `closing`.
+        fn serve(&self, requests: usize, closing: impl Fn() + Clone + Send + 'static) -> (SocketAddr, Seen) {
+            let ca = CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap();
+            let mut roots = RootCertStore::empty();
+            roots.add(ca).unwrap();
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().unwrap();
+            let (certificate, key) = self.pair();
+            let config = ServerConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_client_cert_verifier(verifier)
+                .with_single_cert(
+                    vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()],
+                    PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+                )
+                .unwrap();
+            let config = Arc::new(config);
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let seen = Seen::default();
+            let clients = seen.clone();
+            thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let session = ServerConnection::new(config.clone()).unwrap();
+                    let mut stream = BufReader::new(StreamOwned::new(session, stream.unwrap()));
+                    let (clients, closing) = (clients.clone(), closing.clone());
+                    thread::spawn(move || {
+                        for _ in 0..requests {
+                            let mut line = String::new();
+                            if !stream.read_line(&mut line).is_ok_and(|taken| taken > 0) {
+                                return;
+                            }
+                            if let Some(certificates) = stream.get_ref().conn.peer_certificates() {
+                                clients.lock().unwrap().push(certificates[0].clone().into_owned());
+                            }
+                            if stream.get_mut().write_all(b"END\r\n").is_err() {
+                                return;
+                            }
+                        }
+                        closing();
+                    });
+                }
+            });
+            (address, seen)
+        }
+
+        fn options(&self, address: SocketAddr, more: &str) -> Options {
+            let folder = self.folder.display();
+            let arguments = format!(
+                "load --quiet --no-fill --keys 100 --mix get --warmup 0s --duration 300ms --server {address} --tls-ca {folder}/ca.crt{more}"
+            );
+            Arguments::parse_from(arguments.replace("FOLDER", &folder.to_string()).split(' ')).options
+        }
+    }
+
+    impl Drop for Authority {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.folder).unwrap();
+        }
+    }
+
+    type Seen = Arc<Mutex<Vec<CertificateDer<'static>>>>;
+
+    const PAIR: &str = " --tls-cert FOLDER/tls.crt --tls-key FOLDER/tls.key";
+
+    #[test]
+    fn requests_go_through_mutual_tls() {
+        let authority = Authority::new("mutual");
+        let client = authority.write_client();
+        let (address, seen) = authority.serve(usize::MAX, || {});
+        let measured = run(&authority.options(address, &format!("{PAIR} -c 3 --pipeline 8"))).unwrap();
+        assert!(measured.tally.answered() >= 24, "{}", measured.tally.answered());
+        assert!(measured.tally.errors.texts.is_empty(), "{:?}", measured.tally.errors);
+        assert!(seen.lock().unwrap().iter().all(|certificate| *certificate == client));
+    }
+
+    #[test]
+    fn without_a_certificate_the_servers_own_words_are_shown() {
+        let authority = Authority::new("none");
+        let (address, _) = authority.serve(usize::MAX, || {});
+        let options = authority.options(address, " -c 1 --connect-timeout 200ms --reconnect never");
+        let said = match run(&options) {
+            Err(error) => error.to_string(),
+            Ok(measured) => format!("{:?}", measured.tally.errors.texts),
+        };
+        assert!(said.contains("CertificateRequired"), "{said}");
+    }
+
+    #[test]
+    fn a_server_of_another_authority_is_refused() {
+        let (authority, other) = (Authority::new("one"), Authority::new("other"));
+        authority.write_client();
+        let (address, _) = other.serve(usize::MAX, || {});
+        let error = run(&authority.options(address, &format!("{PAIR} -c 1 --connect-timeout 200ms"))).unwrap_err();
+        assert!(error.to_string().contains("invalid peer certificate"), "{error}");
+    }
+
+    #[test]
+    fn a_new_connection_shows_the_certificate_that_was_renewed_meanwhile() {
+        let authority = Arc::new(Authority::new("renewed"));
+        let first = authority.write_client();
+        let renewing = authority.clone();
+        let (address, seen) = authority.serve(5, move || drop(renewing.write_client()));
+        let measured = run(&authority.options(address, &format!("{PAIR} -c 1"))).unwrap();
+        assert!(measured.tally.errors.reconnects >= 1, "{:?}", measured.tally.errors);
+        let seen = seen.lock().unwrap();
+        assert!(seen[..5].iter().all(|certificate| *certificate == first));
+        assert!(seen[5..].iter().all(|certificate| *certificate != first), "{} requests", seen.len());
+    }
+}

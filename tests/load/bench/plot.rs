@@ -54,6 +54,8 @@ pub fn ratios(file: &Path, findings: &Findings) -> Result<(), Box<dyn Error>> {
         .disable_y_mesh()
         .y_labels(bars.len() * 2 + 1)
         .y_label_formatter(&|y| if (y.fract() - 0.5).abs() < 0.01 { name(y) } else { String::new() })
+        .x_labels(6)
+        .x_label_formatter(&|x| format!("{x:.2}"))
         .x_desc("ratio (the black mark is the goal)")
         .draw()?;
     for (index, (_, ratio, goal)) in bars.iter().enumerate() {
