@@ -4,6 +4,7 @@ use memcache::{Command, Rejection, Reply, Span, Verb, write_number, write_value_
 use segcache::{ArithmeticError, Cache, Deadline, Item, Mode, NewItem, Outcome, StoreError};
 
 use crate::buffers::{Batch, Current, OUTPUT_LIMIT, Output};
+use crate::meta::{self, Meta};
 use crate::metrics::{Counters, Kind, Metrics};
 use crate::statistics;
 
@@ -16,7 +17,8 @@ const LOOK_AHEAD: usize = 16;
 
 /// Whether the current command is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flow {
+pub enum Flow {
+    /// It is.
     Done,
     /// The output must be sent before this command can go on.
     Pause,
@@ -70,6 +72,8 @@ fn key_of<'a>(command: &Command, input: &'a [u8]) -> Option<&'a [u8]> {
         | Command::StoreTooLarge { key, .. }
         | Command::Delete { key, .. }
         | Command::Count { key, .. }
+        | Command::Meta { key, .. }
+        | Command::MetaSet { key, .. }
         | Command::Touch { key, .. } => Some(key.of(input)),
         _ => None,
     }
@@ -88,6 +92,21 @@ fn perform(current: Current<'_>, cache: &mut Cache, context: Context<'_>) -> Flo
             let touch = Some(Deadline::from_memcached(exptime, cache.now()));
             let retrieval = Retrieval { kind: Kind::GetAndTouch, keys: keys.of(input), with_cas, touch };
             return retrieval.perform(keys_done, &mut output, cache, counters);
+        }
+        Command::Meta { verb, key, flags } => {
+            let meta = Meta { key: key.of(input), flags: flags.of(input) };
+            return meta.perform(verb, &mut output, cache, counters);
+        }
+        Command::MetaSet { key, flags, value } => {
+            let meta = Meta { key: key.of(input), flags: flags.of(input) };
+            return meta.set(Some(value.of(input)), &mut output, cache, counters);
+        }
+        Command::MetaSetTooLarge { key, flags } => {
+            let meta = Meta { key: key.of(input), flags: flags.of(input) };
+            return meta.set(None, &mut output, cache, counters);
+        }
+        Command::MetaDebug { key, binary_key } => {
+            return meta::debug(key.of(input), binary_key, &mut output, cache, counters);
         }
         // Everything else answers shortly, and must not be done twice because of its answer.
         _ if output.room(SHORT_REPLY).is_none() => return Flow::Pause,
@@ -313,12 +332,14 @@ fn flush_time(delay: i64, now: u64) -> Option<u64> {
     }
 }
 
-fn server_error(reply: Reply, counters: &Counters) -> Reply {
+/// Counts an error of the server.
+pub fn server_error(reply: Reply, counters: &Counters) -> Reply {
     counters.server_errors.add(1);
     reply
 }
 
-fn write(text: &[u8], output: &mut Output<'_>) -> Flow {
+/// Writes a whole reply.
+pub fn write(text: &[u8], output: &mut Output<'_>) -> Flow {
     match output.room(text.len()) {
         Some(out) => {
             out.extend_from_slice(text);

@@ -1,11 +1,12 @@
 //! The node's figures in Prometheus' text format: every metric is declared here, once.
 
 use std::fs;
+use std::sync::Arc;
 
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Result, TextEncoder};
 
-use crate::metrics::{KINDS, KindTotals, Metrics, Phase, Totals};
+use crate::metrics::{Counters, KINDS, KindTotals, Metrics, Phase, Totals};
 
 /// Latencies are shown from 2^4 microseconds on, in powers of two: a scrape of the fine buckets would be a hundred
 /// times the rest.
@@ -21,47 +22,63 @@ pub fn text(metrics: &Metrics) -> Result<String> {
 
 fn families(metrics: &Metrics) -> Vec<MetricFamily> {
     let totals = metrics.totals();
-    let cache = metrics.cache();
-    let part = |part: &str, bytes: u64| gauge(bytes as f64, &[("part", part)]);
-    let closed = |reason: &str, count: u64| counter(count, &[("reason", reason)]);
+    let mut families = node(metrics);
+    families.extend(requests(metrics, &totals));
+    families.extend(connections(metrics, &totals));
+    families.extend(items(&metrics.cache()));
+    families.extend(memory(metrics));
+    families
+}
+
+fn node(metrics: &Metrics) -> Vec<MetricFamily> {
+    let version = [("version", env!("CARGO_PKG_VERSION"))];
+    let uptime = metrics.clock.now().since(metrics.started) as f64 / 1e6;
+    let ready = f64::from(u8::from(metrics.phase() == Phase::Serving));
+    let threads = metrics.threads().iter().enumerate();
+    let round =
+        |(index, counters): (usize, &Arc<Counters>)| counter(counters.rounds.get(), &[("thread", &index.to_string())]);
     vec![
         family(
             "gannet_build_info",
             "The version of the program; always 1.",
             MetricType::GAUGE,
-            vec![gauge(1.0, &[("version", env!("CARGO_PKG_VERSION"))])],
+            vec![gauge(1.0, &version)],
         ),
+        level("gannet_uptime_seconds", "Seconds since the node started.", uptime),
+        level("gannet_ready", "1 while the node serves and does not drain.", ready),
         family(
-            "gannet_uptime_seconds",
-            "Seconds since the node started.",
-            MetricType::GAUGE,
-            vec![gauge(metrics.clock.now().since(metrics.started) as f64 / 1e6, &[])],
+            "gannet_poll_rounds_total",
+            "Rounds of each serving thread.",
+            MetricType::COUNTER,
+            threads.map(round).collect(),
         ),
-        family(
-            "gannet_ready",
-            "1 while the node serves and does not drain.",
-            MetricType::GAUGE,
-            vec![gauge(f64::from(u8::from(metrics.phase() == Phase::Serving)), &[])],
-        ),
-        by_command("gannet_requests_total", "Requests.", &totals, |kind| kind.requests),
-        by_command("gannet_hits_total", "Keys that were there, or stores that were done.", &totals, |kind| kind.hits),
+    ]
+}
+
+fn requests(metrics: &Metrics, totals: &Totals) -> Vec<MetricFamily> {
+    vec![
+        by_command("gannet_requests_total", "Requests.", totals, |kind| kind.requests),
+        by_command("gannet_hits_total", "Keys that were there, or stores that were done.", totals, |kind| kind.hits),
         by_command(
             "gannet_misses_total",
             "Keys that were not there, or stores whose condition did not hold.",
-            &totals,
+            totals,
             |kind| kind.misses,
         ),
-        by_command("gannet_conflicts_total", "Stores that found another CAS.", &totals, |kind| kind.conflicts),
+        by_command("gannet_conflicts_total", "Stores that found another CAS.", totals, |kind| kind.conflicts),
         total("gannet_server_errors_total", "Requests answered with SERVER_ERROR.", totals.server_errors),
         total("gannet_received_bytes_total", "Bytes received from clients.", totals.bytes_in),
         total("gannet_sent_bytes_total", "Bytes sent to clients.", totals.bytes_out),
-        family("gannet_connections", "Connections now.", MetricType::GAUGE, vec![gauge(metrics.open() as f64, &[])]),
-        family(
-            "gannet_connections_limit",
-            "Connections at most.",
-            MetricType::GAUGE,
-            vec![gauge(f64::from(metrics.config.max_connections), &[])],
-        ),
+        latencies(metrics),
+    ]
+}
+
+fn connections(metrics: &Metrics, totals: &Totals) -> Vec<MetricFamily> {
+    let closed = |reason: &str, count: u64| counter(count, &[("reason", reason)]);
+    let limit = f64::from(metrics.config.max_connections);
+    vec![
+        level("gannet_connections", "Connections now.", metrics.open() as f64),
+        level("gannet_connections_limit", "Connections at most.", limit),
         total("gannet_connections_accepted_total", "Connections accepted.", totals.accepted),
         total("gannet_connections_refused_total", "Connections refused at the limit.", totals.refused),
         family(
@@ -75,37 +92,38 @@ fn families(metrics: &Metrics) -> Vec<MetricFamily> {
             "Times that a connection had to wait for buffer memory.",
             totals.memory_waits,
         ),
-        family("gannet_items", "Items now.", MetricType::GAUGE, vec![gauge(cache.items as f64, &[])]),
-        family(
-            "gannet_item_bytes",
-            "Bytes of keys, values and headers of items now.",
-            MetricType::GAUGE,
-            vec![gauge(cache.item_bytes as f64, &[])],
-        ),
+    ]
+}
+
+fn items(cache: &segcache::Counters) -> Vec<MetricFamily> {
+    vec![
+        level("gannet_items", "Items now.", cache.items as f64),
+        level("gannet_item_bytes", "Bytes of keys, values and headers of items now.", cache.item_bytes as f64),
         total("gannet_stored_items_total", "Items written.", cache.stored),
         total("gannet_evicted_items_total", "Items dropped to make room.", cache.evicted),
         total("gannet_expired_items_total", "Items dropped because their time came.", cache.expired),
-        family(
-            "gannet_memory_bytes",
-            "Memory in use now, by what for.",
-            MetricType::GAUGE,
-            vec![
-                part("index", cache.index_bytes),
-                part("segments", cache.segment_bytes),
-                part("metadata", cache.metadata_bytes),
-                part("buffers", metrics.budget.used() as u64),
-                part("resident", resident_bytes()),
-            ],
-        ),
-        family(
-            "gannet_memory_limit_bytes",
-            "Memory at most, by what for.",
-            MetricType::GAUGE,
-            vec![part("cache", cache.budget), part("buffers", metrics.budget.limit() as u64)],
-        ),
-        latencies(metrics),
-        family("gannet_poll_rounds_total", "Rounds of each serving thread.", MetricType::COUNTER, rounds(metrics)),
     ]
+}
+
+fn memory(metrics: &Metrics) -> Vec<MetricFamily> {
+    let cache = metrics.cache();
+    let part = |part: &str, bytes: u64| gauge(bytes as f64, &[("part", part)]);
+    let used = vec![
+        part("index", cache.index_bytes),
+        part("segments", cache.segment_bytes),
+        part("metadata", cache.metadata_bytes),
+        part("buffers", metrics.budget.used() as u64),
+        part("resident", resident_bytes()),
+    ];
+    let limits = vec![part("cache", cache.budget), part("buffers", metrics.budget.limit() as u64)];
+    vec![
+        family("gannet_memory_bytes", "Memory in use now, by what for.", MetricType::GAUGE, used),
+        family("gannet_memory_limit_bytes", "Memory at most, by what for.", MetricType::GAUGE, limits),
+    ]
+}
+
+fn level(name: &str, help: &str, number: f64) -> MetricFamily {
+    family(name, help, MetricType::GAUGE, vec![gauge(number, &[])])
 }
 
 fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
@@ -124,11 +142,6 @@ fn total(name: &str, help: &str, count: u64) -> MetricFamily {
 fn by_command(name: &str, help: &str, totals: &Totals, figure: impl Fn(&KindTotals) -> u64) -> MetricFamily {
     let metrics = KINDS.iter().map(|(kind, label)| counter(figure(&totals.of(*kind)), &[("command", label)])).collect();
     family(name, help, MetricType::COUNTER, metrics)
-}
-
-fn rounds(metrics: &Metrics) -> Vec<Metric> {
-    let threads = metrics.threads().iter().enumerate();
-    threads.map(|(index, counters)| counter(counters.rounds.get(), &[("thread", &index.to_string())])).collect()
 }
 
 fn latencies(metrics: &Metrics) -> MetricFamily {

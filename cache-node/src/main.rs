@@ -8,6 +8,7 @@ mod exposition;
 mod latency;
 mod link;
 mod listener;
+mod meta;
 mod metrics;
 mod node;
 mod session;

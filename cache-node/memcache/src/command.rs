@@ -1,5 +1,7 @@
 //! What a client can ask for.
 
+use crate::meta::MetaVerb;
+
 /// A range of the buffer that a command was parsed from. Commands carry ranges instead of slices so that they can cross
 /// threads together with their buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,6 +128,38 @@ pub enum Command {
         /// What of; empty for the general statistics.
         of: Span,
     },
+    /// `mg`, `md` and `ma`.
+    Meta {
+        /// Which of them.
+        verb: MetaVerb,
+        /// The key as it was sent.
+        key: Span,
+        /// The flags, which are known to be readable ([`crate::MetaFlags::read`]).
+        flags: Span,
+    },
+    /// `ms`, with the whole value.
+    MetaSet {
+        /// The key as it was sent.
+        key: Span,
+        /// The flags, which are known to be readable.
+        flags: Span,
+        /// The value without its line end.
+        value: Span,
+    },
+    /// An `ms` of a value above the limit.
+    MetaSetTooLarge {
+        /// The key as it was sent.
+        key: Span,
+        /// The flags, which are known to be readable.
+        flags: Span,
+    },
+    /// `me`: everything that is known of an item but its value.
+    MetaDebug {
+        /// The key as it was sent.
+        key: Span,
+        /// Whether it is in base64.
+        binary_key: bool,
+    },
     /// `mn`, the meta command that does nothing.
     MetaNoop,
     /// `quit`: the replies so far, then the end of the connection.
@@ -171,6 +205,32 @@ pub enum Rejection {
     BadDelta,
     /// A value that does not end in a line end.
     BadChunk,
+    /// A meta flag that is unknown.
+    InvalidFlag,
+    /// A meta flag that is there twice, or that is no character at all.
+    DuplicateFlag,
+    /// Something about the flags of an `md` or `ma`.
+    BadFlags,
+    /// A meta flag's token that cannot be read.
+    BadToken,
+    /// A key that is not the base64 that it is said to be.
+    BadEncoding,
+    /// A mode that is not one character.
+    BadMode,
+    /// A mode that `ms` does not have.
+    BadSetMode,
+    /// A mode that `ma` does not have.
+    BadCountMode,
+    /// The initial number of an `ma` that cannot be read.
+    BadInitial,
+    /// The delta of an `ma` that cannot be read.
+    BadMetaDelta,
+    /// An opaque token that is too long.
+    OpaqueTooLong,
+    /// An `mg` with too many flags.
+    TooManyGetFlags,
+    /// Another meta command with too many flags.
+    TooManyFlags,
     /// `shutdown`, which would let a client stop the node.
     ShutdownDisabled,
 }
@@ -186,6 +246,19 @@ impl Rejection {
             Rejection::BadExptime => b"CLIENT_ERROR invalid exptime argument\r\n",
             Rejection::BadDelta => b"CLIENT_ERROR invalid numeric delta argument\r\n",
             Rejection::BadChunk => b"CLIENT_ERROR bad data chunk\r\n",
+            Rejection::InvalidFlag => b"CLIENT_ERROR invalid flag\r\n",
+            Rejection::DuplicateFlag => b"CLIENT_ERROR duplicate flag\r\n",
+            Rejection::BadFlags => b"CLIENT_ERROR invalid or duplicate flag\r\n",
+            Rejection::BadToken => b"CLIENT_ERROR bad token in command line format\r\n",
+            Rejection::BadEncoding => b"CLIENT_ERROR error decoding key\r\n",
+            Rejection::BadMode => b"CLIENT_ERROR incorrect length for M token\r\n",
+            Rejection::BadSetMode => b"CLIENT_ERROR invalid mode for ms M token\r\n",
+            Rejection::BadCountMode => b"CLIENT_ERROR invalid mode for ma M token\r\n",
+            Rejection::BadInitial => b"CLIENT_ERROR invalid numeric initial value\r\n",
+            Rejection::BadMetaDelta => b"CLIENT_ERROR invalid numeric delta value\r\n",
+            Rejection::OpaqueTooLong => b"CLIENT_ERROR opaque token too long\r\n",
+            Rejection::TooManyGetFlags => b"CLIENT_ERROR options flags are too long\r\n",
+            Rejection::TooManyFlags => b"CLIENT_ERROR options flags too long\r\n",
             Rejection::ShutdownDisabled => b"ERROR: shutdown not enabled\r\n",
         }
     }

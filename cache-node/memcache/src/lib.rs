@@ -4,10 +4,12 @@
 //! 1.6.18 (its `protocol.txt`, and where that is silent its behaviour), so that clients cannot tell the difference.
 
 mod command;
+mod meta;
 mod number;
 mod parse;
 mod reply;
 
 pub use command::{Command, Rejection, Span, Verb};
+pub use meta::{MetaFlags, MetaOptions, MetaVerb};
 pub use parse::{LONGEST_LINE, LONGEST_RETRIEVAL, Limits, MAX_KEY_LENGTH, Step, parse};
 pub use reply::{Reply, write_number, write_value_head};

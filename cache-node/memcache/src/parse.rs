@@ -1,6 +1,7 @@
 //! Bytes to commands.
 
 use crate::command::{Command, Rejection, Span, Verb};
+use crate::meta::{MOST_WORDS, MetaFlags, MetaOptions, MetaVerb};
 use crate::number;
 
 /// The longest key in bytes.
@@ -91,6 +92,17 @@ impl Body<'_> {
         Step::Command { command, next: self.start }
     }
 
+    /// The command that `make` makes of the value that stands here, once all of it is there.
+    fn with_value(&self, length: usize, noreply: bool, make: impl Fn(Span) -> Command) -> Step {
+        let end = self.start + length;
+        let next = end + LINE_END.len();
+        match self.input.get(end..next) {
+            None => Step::Partial { needed: self.begun + length + LINE_END.len(), scanned: 0 },
+            Some(LINE_END) => Step::Command { command: make(Span::new(self.start, length)), next },
+            Some(_) => Step::Command { command: Command::Reject { rejection: Rejection::BadChunk, noreply }, next },
+        }
+    }
+
     fn reject(&self, rejection: Rejection) -> Step {
         self.reject_quietly(rejection, false)
     }
@@ -159,6 +171,11 @@ impl<'a> Line<'a> {
             b"verbosity" => self.verbosity(&body),
             b"version" => body.done(Command::Version),
             b"stats" => body.done(Command::Stats { of: self.rest(after) }),
+            b"mg" => self.meta(MetaVerb::Get, after, &body),
+            b"md" => self.meta(MetaVerb::Delete, after, &body),
+            b"ma" => self.meta(MetaVerb::Arithmetic, after, &body),
+            b"ms" => self.meta_set(after, &body, limits),
+            b"me" => self.meta_debug(&body),
             b"mn" => body.done(Command::MetaNoop),
             b"quit" => body.done(Command::Quit),
             b"shutdown" => body.reject(Rejection::ShutdownDisabled),
@@ -244,13 +261,76 @@ impl<'a> Line<'a> {
         if length > limits.max_value {
             return Step::Command { command: Command::StoreTooLarge { verb, key, noreply }, next };
         }
-        let value = Span::new(body.start, length);
-        match body.input.get(body.start + length..next) {
-            None => Step::Partial { needed: body.begun + length + LINE_END.len(), scanned: 0 },
-            Some(LINE_END) => {
-                Step::Command { command: Command::Store { verb, key, value, flags, exptime, noreply }, next }
-            }
-            Some(_) => Step::Command { command: Command::Reject { rejection: Rejection::BadChunk, noreply }, next },
+        body.with_value(length, noreply, |value| Command::Store { verb, key, value, flags, exptime, noreply })
+    }
+
+    /// The key of a meta command and how many words the line has behind its name.
+    fn meta_key(&self, after: usize) -> (Span, usize) {
+        let words = self.rest(after);
+        let bytes = &self.bytes[words.start() - self.start..][..words.length()];
+        let length = bytes.iter().position(|byte| *byte == b' ').unwrap_or(bytes.len());
+        let count = bytes.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).count();
+        (Span::new(words.start(), length), count)
+    }
+
+    fn meta(&self, verb: MetaVerb, after: usize, body: &Body<'_>) -> Step {
+        let (key, words) = self.meta_key(after);
+        if words == 0 {
+            return body.reject(Rejection::Unknown);
+        }
+        if key.length() > MAX_KEY_LENGTH {
+            return body.reject(Rejection::BadLine);
+        }
+        if words > MOST_WORDS {
+            let is_get = verb == MetaVerb::Get;
+            return body.reject(if is_get { Rejection::TooManyGetFlags } else { Rejection::TooManyFlags });
+        }
+        let flags = self.rest(key.start() - self.start + key.length());
+        match read_flags(verb, key.of(body.input), flags.of(body.input)) {
+            Ok(_) => body.done(Command::Meta { verb, key, flags }),
+            Err(rejection) => body.reject(rejection),
+        }
+    }
+
+    fn meta_set(&self, after: usize, body: &Body<'_>, limits: Limits) -> Step {
+        let (key, words) = self.meta_key(after);
+        if words == 0 {
+            return body.reject(Rejection::Unknown);
+        }
+        if key.length() > MAX_KEY_LENGTH || words == 1 {
+            return body.reject(Rejection::BadLine);
+        }
+        if words > MOST_WORDS {
+            return body.reject(Rejection::TooManyFlags);
+        }
+        let (length, _) = self.meta_key(key.start() - self.start + key.length());
+        let flags = self.rest(length.start() - self.start + length.length());
+        let announced = number::length(length.of(body.input)).filter(|length| *length <= LONGEST_VALUE);
+        let Some(length) = announced.map(|length| length.unsigned_abs() as usize) else {
+            return body.reject(Rejection::BadLine);
+        };
+        // What is refused still has its value behind it.
+        let next = body.start + length + LINE_END.len();
+        if let Err(rejection) = read_flags(MetaVerb::Set, key.of(body.input), flags.of(body.input)) {
+            return Step::Command { command: Command::Reject { rejection, noreply: false }, next };
+        }
+        if length > limits.max_value {
+            return Step::Command { command: Command::MetaSetTooLarge { key, flags }, next };
+        }
+        body.with_value(length, false, |value| Command::MetaSet { key, flags, value })
+    }
+
+    fn meta_debug(&self, body: &Body<'_>) -> Step {
+        let tokens = self.tokens();
+        let key = tokens.span(1);
+        if tokens.count < 2 || key.length() > MAX_KEY_LENGTH {
+            return body.reject(Rejection::BadLine);
+        }
+        let binary_key = tokens.count > 2 && tokens.word(2) == b"b";
+        let options = MetaOptions { binary_key, ..MetaOptions::default() };
+        match options.key(key.of(body.input), &mut [0; MAX_KEY_LENGTH]) {
+            Some(_) => body.done(Command::MetaDebug { key, binary_key }),
+            None => body.reject(Rejection::BadLine),
         }
     }
 
@@ -332,6 +412,21 @@ impl<'a> Line<'a> {
             Some(_) => body.done(Command::Verbosity { noreply }),
             None => body.reject_quietly(Rejection::BadLine, noreply),
         }
+    }
+}
+
+/// Reads the flags of a meta command, to know that they can be read.
+fn read_flags(verb: MetaVerb, key: &[u8], flags: &[u8]) -> Result<MetaOptions, Rejection> {
+    let short = |rejection| match (verb, rejection) {
+        (MetaVerb::Delete | MetaVerb::Arithmetic, Rejection::OpaqueTooLong) => Rejection::OpaqueTooLong,
+        (MetaVerb::Delete | MetaVerb::Arithmetic, _) => Rejection::BadFlags,
+        (_, rejection) => rejection,
+    };
+    let options = MetaFlags(flags).read(verb, key).map_err(short)?;
+    match (verb, options.mode) {
+        (MetaVerb::Set, Some(mode)) if !b"EAPRS".contains(&mode) => Err(Rejection::BadSetMode),
+        (MetaVerb::Arithmetic, Some(mode)) if !b"I+D-".contains(&mode) => Err(Rejection::BadCountMode),
+        _ => Ok(options),
     }
 }
 

@@ -1,6 +1,9 @@
 //! Debian's memcached and cache-node side by side: the same bytes in, the same bytes out, but for a list of differences,
 //! each with its reason.
 
+mod answer;
+mod sequence;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::{env, thread};
@@ -9,6 +12,9 @@ use memcache::{Limits, Step};
 use tests::ensure;
 use tests::failure::{Failure, Outcome};
 use tests::node::{Client, MODES, Memcached, Node, exchange};
+
+use crate::answer::{Exactness, comparable};
+use crate::sequence::{Dice, cut, generate, keys};
 
 /// Generated sequences for each mode; `GANNET_SEQUENCES` asks for another number.
 const SEQUENCES: u64 = 2500;
@@ -82,6 +88,24 @@ const DIFFERENCES: &[Difference] = &[
         b"ERROR\r\n",
     ),
     ("there are no certificates that a client could have reloaded", b"refresh_certs\r\n", b"Error TLS not enabled\r\n", b"ERROR\r\n"),
+    (
+        "it is not kept when an item was last read, who was told to renew it, and that it is stale; better refused than wrong",
+        b"mg d8 l\r\nmg d8 R30\r\nmg d8 N30\r\nmd d8 I\r\n",
+        b"EN\r\nEN\r\nHD W\r\nHD\r\n",
+        b"CLIENT_ERROR invalid flag\r\nCLIENT_ERROR invalid flag\r\nCLIENT_ERROR invalid flag\r\nCLIENT_ERROR invalid or duplicate flag\r\n",
+    ),
+    (
+        "a key is given back as it was sent; memcached remembers with the item that it once came in base64",
+        b"ms ZDk= 1 b\r\nx\r\nmg d9 k\r\n",
+        b"HD\r\nHD kZDk= b\r\n",
+        b"HD\r\nHD kd9\r\n",
+    ),
+    (
+        "memcached skips what is not base64 in a key that should be",
+        b"mg Zm9-v b\r\n",
+        b"EN\r\n",
+        b"CLIENT_ERROR error decoding key\r\n",
+    ),
     ("memcached's own inner life: its logger", b"watch\r\n", b"OK\r\n", b"ERROR\r\n"),
     ("memcached's own inner life: its crawler", b"lru_crawler crawl all\r\n", b"OK\r\n", b"ERROR\r\n"),
     ("memcached's own inner life: its slabs", b"slabs automove 0\r\n", b"OK\r\n", b"ERROR\r\n"),
@@ -140,6 +164,22 @@ fn odd_sequences_are_answered_alike() -> Outcome {
         "set a 0 0 3\nabc\r\nget a\nmn\nset a 0 0 3\r\nabc\n\nmn\r\n".to_owned(),
         "get a\0b\r\n\0\r\nmn\r\nset a\0 0 0 1\r\nx\r\n".to_owned(),
         "quit x\r\nmn\r\n".to_owned(),
+        "mg miss k O1 v\r\nmg miss k b\r\nmg bWlzcw== k b\r\nme none\r\nme\r\nmn\r\nmn q\r\n".to_owned(),
+        "ms a 1 c F5 k O9\r\nx\r\nmg a s v c f h k O7 q\r\nmg a\r\nmg a h\r\nmg a u h\r\nmg a t\r\n".to_owned(),
+        "mg a x\r\nmg a v v\r\nmg a T\r\nmg a Tx\r\nmg a Mxx\r\nmg a E5\r\nmg a Pfoo Lbar k\r\nmg a \u{ff}\r\n".to_owned(),
+        format!("mg a O{0}\r\nmg zz O{0}\r\nms a 1 O{0}\r\nx\r\nmd a O{0}\r\nmd zz O{0}\r\n", "o".repeat(40)),
+        format!("mg {long}\r\nms {long} 1\r\nx\r\nmd {long}\r\nma {long}\r\nme {long}\r\n"),
+        format!("mg a{0}\r\nms a 1{0}\r\nmd a{0}\r\nma a{0}\r\n", " v".repeat(20)),
+        format!("mg a {}\r\n", "c f h k s v u q O1 P L t b F1 C1 J1"),
+        "ms b S1\r\nx\r\nms b 1 Fx\r\nx\r\nms b -1\r\nms b 1 b\r\nx\r\nms b 1 S5\r\nx\r\nms b x\r\nms b\r\n".to_owned(),
+        "ms b 1 ME\r\nx\r\nms b 1 ME\r\nx\r\nms b 1 MX\r\nx\r\nms b 1 MA k\r\ny\r\nms b 1 MR q\r\nz\r\n".to_owned(),
+        "ms nn 1 MR q\r\nx\r\nms nn 1 MA\r\nx\r\nms nn 1 C1\r\nx\r\nms b 1 C1 c\r\nx\r\nms b 1 MP C1\r\nx\r\n".to_owned(),
+        "ms b 2 q\r\nxyz\r\nms Zm9v 1 b k\r\nx\r\nmg Zm9v b k v\r\nme Zm9 b\r\nms b 0 q k\r\n\r\nmg b v q\r\n".to_owned(),
+        format!("ms b 2000000 q\r\n{}\r\nmn\r\n", "x".repeat(2_000_000)),
+        "md b k O1 q\r\nmd b k O1\r\nmd b x\r\nmd b C1\r\nms b 1\r\nx\r\nmd b C99999\r\nmd b q\r\nmd b q\r\n".to_owned(),
+        "ms n 1\r\n5\r\nma n\r\nma n v\r\nma n v D10 t k O3\r\nma n MD D100 v\r\nma n M-\r\nma n MX\r\nma n q\r\n".to_owned(),
+        "ma n9 q v\r\nma n9 q k O1\r\nma n9 N0 J7 v\r\nma n9 v t\r\nma n9 C99999 v\r\nma n9 Dx\r\nma n9 M\r\nma n9 q\r\n".to_owned(),
+        "ms n 1\r\nx\r\nma n\r\nma n q\r\nmg n T0 t\r\nms n 1 T-1\r\nx\r\nmg n v\r\nmg\r\nms\r\nmd\r\nma\r\n".to_owned(),
         "shutdown\r\nbget a\r\nmn x y\r\nstats nonsense\r\nstats reset\r\nstats reset x\r\nmx\r\nm\r\n".to_owned(),
     ];
     for (name, mode) in MODES {
@@ -191,7 +231,7 @@ fn run_sequence(theirs: SocketAddr, ours: SocketAddr, seed: u64) -> Outcome {
             let mut dice = Dice(seed.wrapping_mul(2).wrapping_add(round));
             let sequence = generate(&mut dice, seed, &tokens);
             let pieces = cut(&mut dice, &sequence);
-            answers.push(without_cas(&exchange(address, &pieces)?));
+            answers.push(comparable(&exchange(address, &pieces)?, Exactness::Numbers));
             sent = sequence;
         }
         let is_less = ends_in_a_request(&sent) && answers[1].starts_with(&answers[0]);
@@ -206,7 +246,7 @@ fn ends_in_a_request(sequence: &[u8]) -> bool {
     loop {
         match memcache::parse(sequence, at, 0, Limits { max_value: 1 << 20 }) {
             Step::Command { next, .. } => at = next,
-            Step::Partial { .. } => return at < sequence.len(),
+            Step::Partial { .. } => return at != sequence.len(),
             Step::TooLong => return false,
         }
     }
@@ -225,40 +265,10 @@ fn difference(sent: &[u8], theirs: &[u8], ours: &[u8]) -> String {
 }
 
 fn compare(theirs: SocketAddr, ours: SocketAddr, pieces: &[Vec<&[u8]>; 2]) -> Outcome {
-    let their_answer = without_cas(&exchange(theirs, &pieces[0])?);
-    let our_answer = without_cas(&exchange(ours, &pieces[1])?);
+    let their_answer = comparable(&exchange(theirs, &pieces[0])?, Exactness::Bytes);
+    let our_answer = comparable(&exchange(ours, &pieces[1])?, Exactness::Bytes);
     ensure!(their_answer == our_answer, "{}", difference(&pieces[0].concat(), &their_answer, &our_answer));
     Ok(())
-}
-
-/// A small generator of random numbers (SplitMix64), so that a seed gives the same sequence everywhere and for ever.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn one_in(&mut self, limit: u64) -> bool {
-        self.below(limit) == 0
-    }
-
-    fn pick<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
-        choices[self.below(choices.len() as u64) as usize]
-    }
-}
-
-/// The keys of a sequence; each sequence has its own, so that none depends on another.
-fn keys(seed: u64) -> [String; 4] {
-    [0, 1, 2, 3].map(|key| format!("s{seed}-{key}"))
 }
 
 /// The CAS values of the sequence's keys at one server, in the order of the keys; 1 for a key that is not there.
@@ -283,181 +293,4 @@ fn tokens(address: SocketAddr, seed: u64) -> Outcome<[String; 4]> {
         }
     }
     Ok(keys.map(|key| found.remove(&key).unwrap_or_else(|| "1".to_owned())))
-}
-
-/// A sequence of requests: mostly sensible, often odd, now and then broken.
-fn generate(dice: &mut Dice, seed: u64, tokens: &[String; 4]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for _ in 0..=dice.below(20) {
-        request(dice, seed, tokens, &mut bytes);
-    }
-    // Only at the end: a server that closes with requests unread resets the connection, and replies are lost.
-    if dice.one_in(8) {
-        bytes.extend_from_slice(b"quit\r\n");
-    }
-    if dice.one_in(8) {
-        let length = bytes.len() as u64;
-        bytes.truncate(dice.below(length + 1) as usize);
-    }
-    bytes
-}
-
-const NUMBERS: &[&str] =
-    &["0", "1", "7", "-1", "+3", "007", "18446744073709551615", "18446744073709551616", "x", "1x", "", "99999"];
-const FLAGS: &[&str] = &["0", "0", "0", "1", "4294967295", "65536", "-1", "x", ""];
-const EXPTIMES: &[&str] = &["0", "0", "0", "100", "-1", "-5", "2592000", "2592001", "2000000000", "x", "", "+9"];
-const LINE_ENDS: &[&[u8]] = &[b"\r\n", b"\r\n", b"\r\n", b"\r\n", b"\r\n", b"\r\n", b"\r\n", b"\n"];
-const TAILS: &[&str] = &["", "", "", "", "", " noreply", " noreply", " ", "  noreply ", " extra", " noreply extra"];
-const GARBAGE: &[&[u8]] = &[
-    b"",
-    b" ",
-    b"foo",
-    b"get",
-    b"gets",
-    b"gat 0",
-    b"set",
-    b"set a",
-    b"incr",
-    b"GET a",
-    b"get\ta",
-    b"\r",
-    b"\0",
-    b"a\0b",
-    b"mn",
-    b"mn x",
-    b"stats nonsense",
-    b"verbosity",
-    b"verbosity 1",
-    b"touch",
-    b"delete",
-    b"delete a b c d",
-    b"flush_all x",
-    b"cas a 0 0",
-    b"\xff\xfe",
-    b"noreply",
-    b"shutdown",
-    b"bget none",
-    b"END",
-    b"STORED",
-    b"quitter",
-    b"versions",
-];
-
-fn request(dice: &mut Dice, seed: u64, tokens: &[String; 4], out: &mut Vec<u8>) {
-    let keys = keys(seed);
-    let index = dice.below(4) as usize;
-    let key = keys[index].as_str();
-    let spaces = if dice.one_in(20) { "  " } else { " " };
-    let tail = dice.pick(TAILS);
-    let line_end = dice.pick(LINE_ENDS);
-    let line = match dice.below(20) {
-        0..=5 => return store(dice, key, tokens[index].as_str(), out),
-        6..=9 => retrieval(dice, &keys, spaces),
-        10 => format!("gat{}{spaces}{} {key}", if dice.one_in(2) { "s" } else { "" }, dice.pick(EXPTIMES)),
-        11..=12 => format!("delete{spaces}{key}{}{tail}", dice.pick(&["", "", "", " 0", " 1"])),
-        13..=15 => format!("{}{spaces}{key} {}{tail}", dice.pick(&["incr", "decr"]), dice.pick(NUMBERS)),
-        16 => format!("touch{spaces}{key} {}{tail}", dice.pick(EXPTIMES)),
-        17 => format!("verbosity {}{tail}", dice.pick(&["0", "1", "x"])),
-        _ => {
-            out.extend_from_slice(dice.pick(GARBAGE));
-            out.extend_from_slice(line_end);
-            return;
-        }
-    };
-    out.extend_from_slice(line.as_bytes());
-    out.extend_from_slice(line_end);
-}
-
-fn retrieval(dice: &mut Dice, keys: &[String; 4], spaces: &str) -> String {
-    let mut line = dice.pick(&["get", "get", "gets"]).to_owned();
-    let most = if dice.one_in(10) { 40 } else { 4 };
-    for _ in 0..=dice.below(most) {
-        line.push_str(spaces);
-        line.push_str(&keys[dice.below(4) as usize]);
-    }
-    line
-}
-
-fn store(dice: &mut Dice, key: &str, token: &str, out: &mut Vec<u8>) {
-    let verb = dice.pick(&["set", "set", "set", "add", "replace", "append", "prepend", "cas", "cas"]);
-    let value = value(dice);
-    // Announced as it is, a little wrong, or not at all.
-    let announced = match dice.below(24) {
-        0 => (value.len() + 1).to_string(),
-        1 => value.len().saturating_sub(1).to_string(),
-        2 => dice.pick(&["x", "-1", "", "2147483647", "0x10"]).to_owned(),
-        _ => value.len().to_string(),
-    };
-    let cas = match (verb, dice.below(8)) {
-        ("cas", 0) => " 1".to_owned(),
-        ("cas", 1) => format!(" {}", dice.pick(NUMBERS)),
-        ("cas", _) => format!(" {token}"),
-        _ => String::new(),
-    };
-    let (flags, exptime, tail) = (dice.pick(FLAGS), dice.pick(EXPTIMES), dice.pick(TAILS));
-    out.extend_from_slice(format!("{verb} {key} {flags} {exptime} {announced}{cas}{tail}\r\n").as_bytes());
-    out.extend_from_slice(&value);
-    out.extend_from_slice(if dice.one_in(30) { b"\n" } else { b"\r\n" });
-}
-
-fn value(dice: &mut Dice) -> Vec<u8> {
-    let length = match dice.below(12) {
-        0 => 0,
-        1 => dice.below(5000),
-        2 => dice.below(70_000),
-        3..=6 => return dice.pick(NUMBERS).as_bytes().to_vec(),
-        _ => dice.below(40),
-    };
-    let byte = |dice: &mut Dice| match dice.below(12) {
-        0 => b'\r',
-        1 => b'\n',
-        2 => b' ',
-        3 => b'9',
-        // Where a value is taken for requests, chance must not write one that is on the list of differences.
-        _ => Some(dice.next() as u8).filter(|byte| *byte != b'm').unwrap_or_default(),
-    };
-    (0..length).map(|_| byte(dice)).collect()
-}
-
-/// Cuts a sequence into packets.
-fn cut<'a>(dice: &mut Dice, bytes: &'a [u8]) -> Vec<&'a [u8]> {
-    let (mut pieces, mut rest) = (Vec::new(), bytes);
-    while !rest.is_empty() {
-        let longest = if dice.one_in(2) { 8 } else { 20_000 };
-        let (piece, behind) = rest.split_at((1 + dice.below(longest) as usize).min(rest.len()));
-        pieces.push(piece);
-        rest = behind;
-    }
-    pieces
-}
-
-/// The answer with each CAS replaced by where its value was first seen: servers count on their own, but equal ones must
-/// stay equal and different ones different.
-fn without_cas(answer: &[u8]) -> Vec<u8> {
-    let (mut out, mut rest) = (Vec::new(), answer);
-    let mut seen: Vec<Vec<u8>> = Vec::new();
-    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-        let (line, behind) = rest.split_at(end + 1);
-        rest = behind;
-        let words: Vec<&[u8]> = line.trim_ascii_end().split(|byte| *byte == b' ').collect();
-        let length = words.get(3).and_then(|length| std::str::from_utf8(length).ok()?.parse::<usize>().ok());
-        match (&words[..], length) {
-            ([b"VALUE", head @ .., cas], Some(length)) if head.len() == 3 => {
-                let place = seen.iter().position(|known| known == cas).unwrap_or(seen.len());
-                seen.push(cas.to_vec());
-                out.extend_from_slice(&[&b"VALUE"[..], &head.concat(), format!("CAS {place}\r\n").as_bytes()].concat());
-                let (value, behind) = rest.split_at((length + 2).min(rest.len()));
-                out.extend_from_slice(value);
-                rest = behind;
-            }
-            ([b"VALUE", ..], Some(length)) => {
-                let (value, behind) = rest.split_at((length + 2).min(rest.len()));
-                out.extend_from_slice(&[line, value].concat());
-                rest = behind;
-            }
-            _ => out.extend_from_slice(line),
-        }
-    }
-    out.extend_from_slice(rest);
-    out
 }

@@ -1,0 +1,406 @@
+//! Meta commands and the cache become replies; the classic ones are in `execute.rs`.
+
+use memcache::{MAX_KEY_LENGTH, MetaFlags, MetaOptions, MetaVerb, Reply, write_number};
+use segcache::{ArithmeticError, Cache, Deadline, Item, Mode, NewItem, Outcome, StoreError};
+
+use crate::buffers::Output;
+use crate::execute::{Flow, server_error, write};
+use crate::metrics::{Counters, Kind};
+
+/// What a reply has at most beside the value and the echoed flags: code, sizes, numbers, line ends.
+const FRAME: usize = 192;
+/// Base64 makes three bytes into four.
+const LONGEST_ECHO: usize = MAX_KEY_LENGTH * 4 / 3 + 8;
+/// A 64-bit number in decimal.
+const LONGEST_NUMBER: usize = 20;
+
+/// One meta command about to be executed.
+pub struct Meta<'a> {
+    /// The key as it was sent.
+    pub key: &'a [u8],
+    /// The flags as they were sent; the parser has found that they can be read.
+    pub flags: &'a [u8],
+}
+
+/// What the echoed flags are told about.
+#[derive(Clone, Copy, Default)]
+struct Facts {
+    size: Option<usize>,
+    cas: Option<u64>,
+    flags: Option<u32>,
+    hit_before: Option<bool>,
+    deadline: Option<Deadline>,
+    /// The deadline from the flag `T` on.
+    touched: Option<Deadline>,
+    /// The deadline from the flag `N` on, where the item is new.
+    vivified: Option<Deadline>,
+}
+
+impl Facts {
+    fn of(item: &Item<'_>) -> Facts {
+        Facts {
+            size: Some(item.value.len()),
+            cas: Some(item.cas),
+            flags: Some(item.flags),
+            hit_before: Some(item.hit_before),
+            deadline: Some(item.deadline),
+            touched: None,
+            vivified: None,
+        }
+    }
+}
+
+impl Meta<'_> {
+    /// `mg`, `md` or `ma`.
+    pub fn perform(&self, verb: MetaVerb, output: &mut Output<'_>, cache: &mut Cache, counters: &Counters) -> Flow {
+        let mut room = [0; MAX_KEY_LENGTH];
+        let Some((options, key)) = self.options(verb, &mut room) else { return Flow::Done };
+        // All but a value has room before anything is done, so that nothing is done twice.
+        if output.room(self.echo_length()).is_none() {
+            return Flow::Pause;
+        }
+        match verb {
+            MetaVerb::Get => self.get(&options, key, output, cache, counters),
+            MetaVerb::Delete => self.delete(&options, key, output, cache, counters),
+            MetaVerb::Arithmetic => self.count(&options, key, output, cache, counters),
+            // The parser gives `ms` a command of its own, with its value.
+            MetaVerb::Set => Flow::Done,
+        }
+    }
+
+    fn options<'r>(&'r self, verb: MetaVerb, room: &'r mut [u8; MAX_KEY_LENGTH]) -> Option<(MetaOptions, &'r [u8])> {
+        let options = MetaFlags(self.flags).read(verb, self.key).ok()?;
+        Some((options, options.key(self.key, room)?))
+    }
+
+    fn echo_length(&self) -> usize {
+        self.flags.len() + LONGEST_ECHO + FRAME
+    }
+
+    fn get(
+        &self,
+        options: &MetaOptions,
+        key: &[u8],
+        output: &mut Output<'_>,
+        cache: &mut Cache,
+        counters: &Counters,
+    ) -> Flow {
+        let now = cache.now();
+        let before = cache.peek(key).map(|item| (Facts::of(&item), item.value.len()));
+        let Some((facts, length)) = before else {
+            counters.request(Kind::Get);
+            counters.miss(Kind::Get);
+            return if options.quiet {
+                Flow::Done
+            } else {
+                self.answer(b"EN", options, &Facts::default(), now, output)
+            };
+        };
+        // Before the item is touched: a pause must not change what the command finds when it comes again.
+        let value_length = if options.value { length } else { 0 };
+        if output.room(value_length + self.echo_length()).is_none() {
+            return Flow::Pause;
+        }
+        counters.request(Kind::Get);
+        let deadline = options.exptime.map(|exptime| Deadline::from_memcached(exptime, now));
+        let facts = Facts { touched: deadline, ..facts };
+        let found = match deadline {
+            Some(deadline) => cache.get_and_touch(key, deadline),
+            None if options.no_update => Ok(cache.peek(key)),
+            None => Ok(cache.get(key)),
+        };
+        let (Ok(Some(item)), Some(out)) = (found, output.room(value_length + self.echo_length())) else {
+            return write(server_error(Reply::OutOfMemoryTouching, counters).text(), output);
+        };
+        counters.hit(Kind::Get);
+        if options.value {
+            out.extend_from_slice(b"VA ");
+            write_number(out, item.value.len() as u64);
+        } else {
+            out.extend_from_slice(b"HD");
+        }
+        self.echo(options, &facts, now, out);
+        out.extend_from_slice(b"\r\n");
+        if options.value {
+            out.extend_from_slice(item.value);
+            out.extend_from_slice(b"\r\n");
+        }
+        Flow::Done
+    }
+
+    /// `ms`, with its value; none where that is above the limit.
+    pub fn set(&self, value: Option<&[u8]>, output: &mut Output<'_>, cache: &mut Cache, counters: &Counters) -> Flow {
+        let mut room = [0; MAX_KEY_LENGTH];
+        let Some((options, key)) = self.options(MetaVerb::Set, &mut room) else { return Flow::Done };
+        if output.room(self.echo_length()).is_none() {
+            return Flow::Pause;
+        }
+        let (mode, kind) = set_mode(&options);
+        counters.request(kind);
+        let Some(value) = value else {
+            cache.delete(key);
+            return write(server_error(Reply::TooLarge, counters).text(), output);
+        };
+        let deadline = Deadline::from_memcached(options.exptime.unwrap_or(0), cache.now());
+        let item = NewItem { key, value, flags: options.flags, deadline, cas: None };
+        let (code, cas) = match store_compared(cache, mode, &item, &options) {
+            Ok(Outcome::Stored { cas }) => {
+                counters.hit(kind);
+                if options.quiet {
+                    return Flow::Done;
+                }
+                (b"HD", cas)
+            }
+            Ok(Outcome::NotStored) => {
+                counters.miss(kind);
+                (b"NS", 0)
+            }
+            Ok(Outcome::NotFound) => {
+                counters.miss(kind);
+                (b"NF", 0)
+            }
+            Ok(Outcome::Exists) => {
+                counters.conflict(kind);
+                (b"EX", 0)
+            }
+            Err(error) => {
+                cache.delete(key);
+                let is_too_large = matches!(error, StoreError::TooLarge { .. });
+                let reply = if is_too_large { Reply::TooLarge } else { Reply::OutOfMemory };
+                return write(server_error(reply, counters).text(), output);
+            }
+        };
+        self.answer(code, &options, &Facts { cas: Some(cas), ..Facts::default() }, cache.now(), output)
+    }
+
+    fn delete(
+        &self,
+        options: &MetaOptions,
+        key: &[u8],
+        output: &mut Output<'_>,
+        cache: &mut Cache,
+        counters: &Counters,
+    ) -> Flow {
+        counters.request(Kind::Delete);
+        let cas = cache.peek(key).map(|item| item.cas);
+        let code = match (cas, options.compare) {
+            (None, _) => {
+                counters.miss(Kind::Delete);
+                b"NF"
+            }
+            (Some(cas), Some(expected)) if cas != expected => {
+                counters.conflict(Kind::Delete);
+                b"EX"
+            }
+            (Some(_), _) => {
+                cache.delete(key);
+                counters.hit(Kind::Delete);
+                if options.quiet {
+                    return Flow::Done;
+                }
+                b"HD"
+            }
+        };
+        self.answer(code, options, &Facts::default(), cache.now(), output)
+    }
+
+    fn count(
+        &self,
+        options: &MetaOptions,
+        key: &[u8],
+        output: &mut Output<'_>,
+        cache: &mut Cache,
+        counters: &Counters,
+    ) -> Flow {
+        let is_down = matches!(options.mode, Some(b'D' | b'-'));
+        let kind = if is_down { Kind::Decrement } else { Kind::Increment };
+        counters.request(kind);
+        let now = cache.now();
+        let before = cache.peek(key).map(|item| (item.cas, item.deadline, item.value.len()));
+        if let (Some((cas, _, length)), Some(expected)) = (before, options.compare)
+            && cas != expected
+        {
+            if length == 0 {
+                return write(Reply::NotANumber.text(), output);
+            }
+            counters.conflict(kind);
+            return self.answer(b"EX", options, &Facts::default(), now, output);
+        }
+        let delta = options.delta.unwrap_or(1);
+        let result = if is_down { cache.decr(key, delta) } else { cache.incr(key, delta) };
+        let at = |exptime: i64| Deadline::from_memcached(exptime, now);
+        let touched = options.exptime.map(at);
+        let mut facts = Facts { deadline: before.map(|(_, deadline, _)| deadline), touched, ..Facts::default() };
+        let number = match (result, options.vivify) {
+            (Ok(number), _) => {
+                counters.hit(kind);
+                if touched.is_some_and(|deadline| cache.touch(key, deadline).is_err()) {
+                    return write(server_error(Reply::OutOfMemoryTouching, counters).text(), output);
+                }
+                if options.quiet {
+                    return Flow::Done;
+                }
+                number
+            }
+            (Err(ArithmeticError::NotFound), None) => {
+                counters.miss(kind);
+                return self.answer(b"NF", options, &Facts::default(), now, output);
+            }
+            (Err(ArithmeticError::NotFound), Some(exptime)) => {
+                counters.miss(kind);
+                facts = Facts { deadline: Some(Deadline::Never), vivified: Some(at(exptime)), ..facts };
+                let mut digits = Vec::with_capacity(LONGEST_NUMBER);
+                write_number(&mut digits, options.initial);
+                if cache.add(key, &digits, 0, self.last_deadline(&facts)).is_err() {
+                    return write(server_error(Reply::OutOfMemoryCounting, counters).text(), output);
+                }
+                options.initial
+            }
+            (Err(ArithmeticError::NotANumber), _) => return write(Reply::NotANumber.text(), output),
+            (Err(ArithmeticError::Store(_)), _) => {
+                return write(server_error(Reply::OutOfMemoryCounting, counters).text(), output);
+            }
+        };
+        facts.cas = cache.peek(key).map(|item| item.cas);
+        self.answer_count(number, options, &facts, now, output)
+    }
+
+    /// The deadline of a new item: the last flag that sets one counts.
+    fn last_deadline(&self, facts: &Facts) -> Deadline {
+        let set = MetaFlags(self.flags).tokens().filter_map(|(letter, _)| match letter {
+            b'T' => facts.touched,
+            b'N' => facts.vivified,
+            _ => None,
+        });
+        set.last().unwrap_or_default()
+    }
+
+    fn answer_count(
+        &self,
+        number: u64,
+        options: &MetaOptions,
+        facts: &Facts,
+        now: u64,
+        output: &mut Output<'_>,
+    ) -> Flow {
+        if !options.value {
+            return self.answer(b"HD", options, facts, now, output);
+        }
+        if let Some(out) = output.room(self.echo_length()) {
+            let length = number.checked_ilog10().map_or(1, |log| u64::from(log) + 1);
+            out.extend_from_slice(b"VA ");
+            write_number(out, length);
+            self.echo(options, facts, now, out);
+            out.extend_from_slice(b"\r\n");
+            write_number(out, number);
+            out.extend_from_slice(b"\r\n");
+        }
+        Flow::Done
+    }
+
+    /// A code and the flags that are to be echoed; room was found before.
+    fn answer(&self, code: &[u8; 2], options: &MetaOptions, facts: &Facts, now: u64, output: &mut Output<'_>) -> Flow {
+        if let Some(out) = output.room(self.echo_length()) {
+            out.extend_from_slice(code);
+            self.echo(options, facts, now, out);
+            out.extend_from_slice(b"\r\n");
+        }
+        Flow::Done
+    }
+
+    /// Answers the flags in the order in which they were sent, as far as there is something to answer.
+    fn echo(&self, options: &MetaOptions, facts: &Facts, now: u64, out: &mut Vec<u8>) {
+        let mut deadline = facts.deadline;
+        for (letter, token) in MetaFlags(self.flags).tokens() {
+            match letter {
+                b'O' => {
+                    out.extend_from_slice(b" O");
+                    out.extend_from_slice(token);
+                }
+                b'k' if options.binary_key => {
+                    out.extend_from_slice(b" k");
+                    out.extend_from_slice(self.key);
+                    out.extend_from_slice(b" b");
+                }
+                b'k' => {
+                    out.extend_from_slice(b" k");
+                    out.extend_from_slice(self.key);
+                }
+                b's' => fact(out, b's', facts.size.map(|size| size as u64)),
+                b'c' => fact(out, b'c', facts.cas),
+                b'f' => fact(out, b'f', facts.flags.map(u64::from)),
+                b'h' => fact(out, b'h', facts.hit_before.map(u64::from)),
+                b't' => match deadline {
+                    Some(Deadline::Never) => out.extend_from_slice(b" t-1"),
+                    Some(Deadline::At(last)) => fact(out, b't', Some(last.saturating_sub(now))),
+                    None => {}
+                },
+                // Memcached changes the item when it comes to these flags: a `t` before them tells the old time.
+                b'T' => deadline = facts.touched.or(deadline),
+                b'N' => deadline = facts.vivified.or(deadline),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn fact(out: &mut Vec<u8>, letter: u8, number: Option<u64>) {
+    if let Some(number) = number {
+        out.extend_from_slice(&[b' ', letter]);
+        write_number(out, number);
+    }
+}
+
+/// The mode of an `ms`, and what it is counted as.
+fn set_mode(options: &MetaOptions) -> (Mode, Kind) {
+    match (options.mode, options.compare) {
+        (None | Some(b'S' | b'R'), Some(cas)) => (Mode::Cas(cas), Kind::Cas),
+        (Some(b'R'), None) => (Mode::Replace, Kind::Replace),
+        (Some(b'E'), _) => (Mode::Add, Kind::Add),
+        (Some(b'A'), _) => (Mode::Append, Kind::Append),
+        (Some(b'P'), _) => (Mode::Prepend, Kind::Prepend),
+        _ => (Mode::Set, Kind::Set),
+    }
+}
+
+/// Stores; an append or prepend too is only done to the item that has the CAS, where one is given.
+fn store_compared(
+    cache: &mut Cache,
+    mode: Mode,
+    item: &NewItem<'_>,
+    options: &MetaOptions,
+) -> Result<Outcome, StoreError> {
+    if let (Mode::Append | Mode::Prepend, Some(expected)) = (mode, options.compare)
+        && cache.peek(item.key).is_some_and(|old| old.cas != expected)
+    {
+        return Ok(Outcome::Exists);
+    }
+    cache.store(mode, item)
+}
+
+/// `me`: what is known of an item.
+pub fn debug(key: &[u8], binary_key: bool, output: &mut Output<'_>, cache: &Cache, counters: &Counters) -> Flow {
+    let mut room = [0; MAX_KEY_LENGTH];
+    let options = MetaOptions { binary_key, ..MetaOptions::default() };
+    let found = options.key(key, &mut room).and_then(|key| Some((key, cache.peek(key)?)));
+    let Some((decoded, item)) = found else {
+        counters.request(Kind::Service);
+        return write(b"EN\r\n", output);
+    };
+    let Some(out) = output.room(LONGEST_ECHO + FRAME) else { return Flow::Pause };
+    counters.request(Kind::Service);
+    out.extend_from_slice(b"ME ");
+    out.extend_from_slice(key);
+    out.extend_from_slice(b" exp=");
+    match item.deadline {
+        Deadline::Never => out.extend_from_slice(b"-1"),
+        Deadline::At(last) => write_number(out, last.saturating_sub(cache.now())),
+    }
+    out.extend_from_slice(b" cas=");
+    write_number(out, item.cas);
+    out.extend_from_slice(if item.hit_before { b" fetch=yes" } else { b" fetch=no" });
+    out.extend_from_slice(b" size=");
+    write_number(out, (decoded.len() + item.value.len()) as u64);
+    out.extend_from_slice(b"\r\n");
+    Flow::Done
+}
