@@ -83,33 +83,56 @@ fn key_of<'a>(command: &Command, input: &'a [u8]) -> Option<&'a [u8]> {
 fn perform(current: Current<'_>, cache: &mut Cache, context: Context<'_>) -> Flow {
     let Current { command, input, keys_done, mut output } = current;
     let counters = context.counters;
-    let (reply, noreply) = match command {
+    let meta = |key: Span, flags: Span| Meta { key: key.of(input), flags: flags.of(input) };
+    match command {
         Command::Get { keys, with_cas } => {
             let retrieval = Retrieval { kind: Kind::Get, keys: keys.of(input), with_cas, touch: None };
-            return retrieval.perform(keys_done, &mut output, cache, counters);
+            retrieval.perform(keys_done, &mut output, cache, counters)
         }
         Command::GetAndTouch { keys, with_cas, exptime } => {
             let touch = Some(Deadline::from_memcached(exptime, cache.now()));
             let retrieval = Retrieval { kind: Kind::GetAndTouch, keys: keys.of(input), with_cas, touch };
-            return retrieval.perform(keys_done, &mut output, cache, counters);
+            retrieval.perform(keys_done, &mut output, cache, counters)
         }
-        Command::Meta { verb, key, flags } => {
-            let meta = Meta { key: key.of(input), flags: flags.of(input) };
-            return meta.perform(verb, &mut output, cache, counters);
-        }
+        Command::Meta { verb, key, flags } => meta(key, flags).perform(verb, &mut output, cache, counters),
         Command::MetaSet { key, flags, value } => {
-            let meta = Meta { key: key.of(input), flags: flags.of(input) };
-            return meta.set(Some(value.of(input)), &mut output, cache, counters);
+            meta(key, flags).set(Some(value.of(input)), &mut output, cache, counters)
         }
-        Command::MetaSetTooLarge { key, flags } => {
-            let meta = Meta { key: key.of(input), flags: flags.of(input) };
-            return meta.set(None, &mut output, cache, counters);
-        }
-        Command::MetaDebug { key, binary_key } => {
-            return meta::debug(key.of(input), binary_key, &mut output, cache, counters);
-        }
+        Command::MetaSetTooLarge { key, flags } => meta(key, flags).set(None, &mut output, cache, counters),
+        Command::MetaDebug { key, binary_key } => meta::debug(key.of(input), binary_key, &mut output, cache, counters),
         // Everything else answers shortly, and must not be done twice because of its answer.
-        _ if output.room(SHORT_REPLY).is_none() => return Flow::Pause,
+        _ if output.room(SHORT_REPLY).is_none() => Flow::Pause,
+        Command::Count { key, delta, up, noreply } => match count(key.of(input), delta, up, cache, counters) {
+            Ok(_) if noreply => Flow::Done,
+            Ok(number) => write_count(number, &mut output),
+            Err(reply) => answer(reply, noreply, &mut output),
+        },
+        Command::Version => version(&mut output, counters),
+        Command::Stats { of } => stats(of, input, &mut output, cache, context),
+        Command::Quit => {
+            counters.request(Kind::Service);
+            Flow::Done
+        }
+        Command::Reject { rejection, noreply } => {
+            counters.request(Kind::Invalid);
+            if noreply { Flow::Done } else { write(rejection.text(), &mut output) }
+        }
+        Command::Store { .. }
+        | Command::StoreTooLarge { .. }
+        | Command::Delete { .. }
+        | Command::Touch { .. }
+        | Command::FlushAll { .. }
+        | Command::Verbosity { .. }
+        | Command::MetaNoop => {
+            let (reply, noreply) = change(command, input, cache, counters);
+            answer(reply, noreply, &mut output)
+        }
+    }
+}
+
+/// What is answered with one line that carries nothing: the line, and whether it is not wanted.
+fn change(command: Command, input: &[u8], cache: &mut Cache, counters: &Counters) -> (Reply, bool) {
+    match command {
         Command::Store { verb, key, value, flags, exptime, noreply } => {
             let deadline = Deadline::from_memcached(exptime, cache.now());
             let item = NewItem { key: key.of(input), value: value.of(input), flags, deadline, cas: None };
@@ -136,36 +159,25 @@ fn perform(current: Current<'_>, cache: &mut Cache, context: Context<'_>) -> Flo
             };
             (reply, noreply)
         }
-        Command::Count { key, delta, up, noreply } => match count(key.of(input), delta, up, cache, counters) {
-            Ok(_) if noreply => return Flow::Done,
-            Ok(number) => return write_count(number, &mut output),
-            Err(reply) => (reply, noreply),
-        },
         Command::FlushAll { delay, noreply } => {
             counters.request(Kind::Flush);
             cache.flush(flush_time(delay, cache.now()));
-            (Reply::Ok, noreply)
-        }
-        Command::Verbosity { noreply } => {
-            counters.request(Kind::Service);
             (Reply::Ok, noreply)
         }
         Command::MetaNoop => {
             counters.request(Kind::Service);
             (Reply::MetaNoop, false)
         }
-        Command::Version => return version(&mut output, counters),
-        Command::Stats { of } => return stats(of, input, &mut output, cache, context),
-        Command::Quit => {
+        // Only `verbosity` is left; the log's level is the node's business.
+        command => {
             counters.request(Kind::Service);
-            return Flow::Done;
+            (Reply::Ok, matches!(command, Command::Verbosity { noreply: true }))
         }
-        Command::Reject { rejection, noreply } => {
-            counters.request(Kind::Invalid);
-            return if noreply { Flow::Done } else { write(rejection.text(), &mut output) };
-        }
-    };
-    if noreply { Flow::Done } else { write(reply.text(), &mut output) }
+    }
+}
+
+fn answer(reply: Reply, noreply: bool, output: &mut Output<'_>) -> Flow {
+    if noreply { Flow::Done } else { write(reply.text(), output) }
 }
 
 /// A `get` or one of its relatives.

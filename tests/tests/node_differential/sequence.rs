@@ -190,7 +190,7 @@ fn value(dice: &mut Dice) -> Vec<u8> {
         2 => b' ',
         3 => b'9',
         // Where a value is taken for requests, chance must not write one that is on the list of differences.
-        _ => Some(dice.next() as u8).filter(|byte| *byte != b'm').unwrap_or_default(),
+        _ => Some(dice.next() as u8).filter(|byte| !b"\0m".contains(byte)).unwrap_or(b'x'),
     };
     (0..length).map(|_| byte(dice)).collect()
 }
