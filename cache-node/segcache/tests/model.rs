@@ -332,66 +332,14 @@ impl Pair {
                 self.check(key);
             }
             Operation::Reserve { mode, key, length, ttl, commit, between } => {
-                let (bytes, deadline) = (key_bytes(key), deadline(ttl, now));
-                let item = NewItem { key: &bytes, value: &[], flags: 5, deadline, cas: None };
-                let mut reservation = match self.cache.reserve(&item, length) {
-                    Ok(reservation) => reservation,
-                    Err(StoreError::TooLarge { .. }) => return assert!(length > LARGEST),
-                    Err(StoreError::OutOfMemory { .. }) if !self.may_evict => return,
-                    Err(error) => panic!("{error}"),
-                };
-                let value = value_bytes(key, length, 99);
-                assert_eq!(self.cache.fill(&mut reservation, &value[..length / 2]), length - length / 2);
-                for key in [key, between] {
-                    self.store(Mode::Set, key, value_bytes(key, 50, 3), 1, Deadline::Never, None);
-                    self.check(key);
-                }
-                assert_eq!(self.cache.fill(&mut reservation, &value[length / 2..]), 0);
-                if commit {
-                    let mode = self.mode(mode, key);
-                    self.follow_evictions();
-                    let answer = self.cache.commit(reservation, mode);
-                    self.compare(mode, key, value, 5, deadline, None, answer);
-                } else {
-                    self.cache.abort(reservation);
-                }
-                self.check(key);
-                assert_eq!(self.cache.counters().reservations, 0);
+                self.reserve(mode, key, length, deadline(ttl, now), commit, between);
             }
             Operation::Number { key, ref text, ttl } => {
                 self.store(Mode::Set, key, text.clone().into_bytes(), 3, deadline(ttl, now), None);
                 self.check(key);
             }
             Operation::Count { key, delta, up } => self.count(key, delta, up),
-            Operation::Touch { key, ttl, get } => {
-                self.check(key);
-                let (bytes, deadline) = (key_bytes(key), deadline(ttl, now));
-                let was_there = self.model.live(key).is_some();
-                let stored = self.cache.counters().stored;
-                let answer = if get {
-                    self.cache.get_and_touch(&bytes, deadline).map(|item| item.is_some())
-                } else {
-                    self.cache.touch(&bytes, deadline)
-                };
-                // A touched item may have been written anew.
-                let copies = self.cache.counters().stored - stored;
-                self.model.writes += copies;
-                match answer {
-                    Ok(touched) => {
-                        if touched {
-                            self.model.items.entry(key).and_modify(|known| {
-                                known.deadline = deadline;
-                                known.read |= get;
-                            });
-                        }
-                        self.follow_evictions();
-                        assert!(touched == was_there || self.may_evict && self.model.live(key).is_none());
-                    }
-                    Err(error) => assert!(matches!(error, StoreError::OutOfMemory { .. }) && !self.may_evict),
-                }
-                self.model.last_cas += copies;
-                self.check(key);
-            }
+            Operation::Touch { key, ttl, get } => self.touch(key, deadline(ttl, now), get),
             Operation::Delete(key) => {
                 self.check(key);
                 assert_eq!(self.cache.delete(&key_bytes(key)), self.model.live(key).is_some());
@@ -427,6 +375,64 @@ impl Pair {
                 self.cache.maintain();
             }
         }
+    }
+
+    fn reserve(&mut self, mode: Kind, key: u16, length: usize, deadline: Deadline, commit: bool, between: u16) {
+        let bytes = key_bytes(key);
+        let item = NewItem { key: &bytes, value: &[], flags: 5, deadline, cas: None };
+        let mut reservation = match self.cache.reserve(&item, length) {
+            Ok(reservation) => reservation,
+            Err(StoreError::TooLarge { .. }) => return assert!(length > LARGEST),
+            Err(StoreError::OutOfMemory { .. }) if !self.may_evict => return,
+            Err(error) => panic!("{error}"),
+        };
+        let value = value_bytes(key, length, 99);
+        assert_eq!(self.cache.fill(&mut reservation, &value[..length / 2]), length - length / 2);
+        for key in [key, between] {
+            self.store(Mode::Set, key, value_bytes(key, 50, 3), 1, Deadline::Never, None);
+            self.check(key);
+        }
+        assert_eq!(self.cache.fill(&mut reservation, &value[length / 2..]), 0);
+        if commit {
+            let mode = self.mode(mode, key);
+            self.follow_evictions();
+            let answer = self.cache.commit(reservation, mode);
+            self.compare(mode, key, value, 5, deadline, None, answer);
+        } else {
+            self.cache.abort(reservation);
+        }
+        self.check(key);
+        assert_eq!(self.cache.counters().reservations, 0);
+    }
+
+    fn touch(&mut self, key: u16, deadline: Deadline, get: bool) {
+        self.check(key);
+        let bytes = key_bytes(key);
+        let was_there = self.model.live(key).is_some();
+        let stored = self.cache.counters().stored;
+        let answer = if get {
+            self.cache.get_and_touch(&bytes, deadline).map(|item| item.is_some())
+        } else {
+            self.cache.touch(&bytes, deadline)
+        };
+        // A touched item may have been written anew.
+        let copies = self.cache.counters().stored - stored;
+        self.model.writes += copies;
+        match answer {
+            Ok(touched) => {
+                if touched {
+                    self.model.items.entry(key).and_modify(|known| {
+                        known.deadline = deadline;
+                        known.read |= get;
+                    });
+                }
+                self.follow_evictions();
+                assert!(touched == was_there || self.may_evict && self.model.live(key).is_none());
+            }
+            Err(error) => assert!(matches!(error, StoreError::OutOfMemory { .. }) && !self.may_evict),
+        }
+        self.model.last_cas += copies;
+        self.check(key);
     }
 
     fn count(&mut self, key: u16, delta: u64, up: bool) {
