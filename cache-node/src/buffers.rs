@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 
-use memcache::{Command, Limits, Step};
+use memcache::{Command, LONGEST_RETRIEVAL, Limits, Step};
 
 use crate::clock::Instant;
 use crate::session::SessionId;
@@ -289,12 +289,14 @@ impl Batch {
     /// Makes the input as large as the command that it begins with needs; says no where the budget does not allow it.
     fn grow_input(&mut self) -> bool {
         let Input { bytes, needed, filled, .. } = &mut self.input;
-        // A line has no known length: twice what there is, so that its bytes are not moved for each read.
-        let wanted = if *needed > bytes.len() && *needed == *filled + 1 { *needed * 2 } else { *needed };
-        let missing = wanted.saturating_sub(bytes.len());
-        if missing == 0 {
+        if *needed <= bytes.len() {
             return true;
         }
+        // A line has no known length: twice what there is, so that its bytes are not moved for each read, but not more
+        // than a line may have, or a small budget could never give it.
+        let is_line = *needed == *filled + 1;
+        let wanted = if is_line { (*needed * 2).min(LONGEST_RETRIEVAL + 1).max(*needed) } else { *needed };
+        let missing = wanted - bytes.len();
         if !self.budget.take_for_growth(missing) {
             return false;
         }
@@ -498,12 +500,11 @@ impl Output<'_> {
     pub fn room(&mut self, length: usize) -> Option<&mut Vec<u8>> {
         let wanted = self.bytes.len() + length;
         if wanted > self.bytes.capacity() {
-            let capacity = wanted.max(2 * self.bytes.capacity());
-            let growth = capacity - self.bytes.capacity();
-            if !self.budget.take_for_growth(growth) {
-                return None;
-            }
-            *self.counted += growth;
+            // Twice as much where there is that much, so that many short replies do not move each other.
+            let held = self.bytes.capacity();
+            let grow = |capacity: &usize| self.budget.take_for_growth(*capacity - held);
+            let capacity = [wanted.max(2 * held), wanted].into_iter().find(grow)?;
+            *self.counted += capacity - held;
             self.bytes.reserve_exact(capacity - self.bytes.len());
         }
         Some(self.bytes)

@@ -385,3 +385,64 @@ fn stats(of: Span, input: &[u8], output: &mut Output<'_>, cache: &Cache, context
     }
     flow
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Context, execute, prefetch_items, prefetch_keys};
+    use crate::buffers::{Budget, Parsed, Pool, Received, Sent};
+    use crate::metrics::Metrics;
+    use memcache::Limits;
+    use segcache::{Cache, Eviction, Settings};
+    use std::io;
+
+    /// Requests as they come from a client that uses every common command, alone, pipelined and in a multi-get.
+    fn requests() -> Vec<Vec<u8>> {
+        let value = vec![b'v'; 5000];
+        let large = [b"set large 0 100 5000\r\n", &value[..], b"\r\n"].concat();
+        let keys: String = (0..50).map(|key| format!(" key{key}")).collect();
+        let mut requests: Vec<Vec<u8>> = vec![
+            b"get key1\r\n".to_vec(),
+            b"gets key1 none\r\n".to_vec(),
+            b"set key1 0 0 5\r\nvalue\r\n".to_vec(),
+            b"delete key2\r\nset key2 5 0 1\r\n1\r\nincr key2 1\r\ntouch key2 0\r\ngat 0 key2\r\n".to_vec(),
+            b"mg key1 v t c k Oabc\r\nms key1 5 T0 c\r\nvalue\r\nmd none q\r\nmn\r\n".to_vec(),
+            format!("get{keys}\r\n").into_bytes(),
+            b"get large\r\n".repeat(100),
+            b"nonsense\r\n".to_vec(),
+            b"get key1\r\n".repeat(300),
+        ];
+        requests.push(large);
+        requests
+    }
+
+    #[test]
+    fn a_request_allocates_nothing() {
+        let metrics = Metrics::new(config::Config::default(), String::new(), 1);
+        let settings = Settings { budget: 16 << 20, max_item_size: 1 << 20, eviction: Eviction::Merge, seed: 1 };
+        let mut cache = Cache::new(settings, 1_800_000_000).unwrap();
+        let mut pool = Pool::new(Budget::new(4 << 20));
+        let context = Context { counters: &metrics.threads()[0], metrics: &metrics };
+        let limits = Limits { max_value: 1 << 20 };
+        let mut serve = |request: &[u8]| {
+            let mut batch = pool.take().unwrap();
+            let mut stream = request;
+            while !stream.is_empty() {
+                assert!(matches!(batch.receive(&mut stream), Received::Bytes { .. }));
+                while batch.parse(limits) == Parsed::Some {
+                    prefetch_keys(&batch, &cache);
+                    prefetch_items(&batch, &cache);
+                    execute(&mut batch, &mut cache, context);
+                    assert!(matches!(batch.send(&mut io::sink()), Sent::All));
+                }
+            }
+            assert!(batch.is_empty());
+            pool.give_back(batch);
+        };
+        let requests = requests();
+        let mut round = || requests.iter().for_each(|request| serve(request));
+        // The first round stores what the second answers with, and that is when the buffers grow.
+        (0..2).for_each(|_| round());
+        let used = allocation_counter::measure(|| (0..20).for_each(|_| round()));
+        assert_eq!(used.count_total, 0, "{used:?}");
+    }
+}

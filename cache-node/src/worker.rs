@@ -56,6 +56,8 @@ pub struct Worker {
     idle_timeout_us: Option<u64>,
     /// Sessions that had used up their steps before they were done.
     unfinished: Vec<SessionId>,
+    /// Those of the round before, while they have their turn.
+    resumed: Vec<SessionId>,
     /// Sessions that wait for buffer memory, in the order in which they get it.
     starved: VecDeque<SessionId>,
     now: Instant,
@@ -118,6 +120,7 @@ impl Worker {
             idle_timeout_us: (idle_timeout_us > 0).then_some(idle_timeout_us),
             metrics,
             unfinished: Vec::new(),
+            resumed: Vec::new(),
             starved: VecDeque::new(),
             now,
             retried: now,
@@ -224,7 +227,9 @@ impl Worker {
     }
 
     fn serve_unfinished(&mut self) {
-        for id in std::mem::take(&mut self.unfinished) {
+        // What becomes unfinished now has its turn in the next round. The two lists swap, so that neither is allocated anew.
+        std::mem::swap(&mut self.unfinished, &mut self.resumed);
+        while let Some(id) = self.resumed.pop() {
             self.serve(id);
         }
     }
