@@ -99,6 +99,7 @@ build_image() { # build_image CONTEXT TARGET NAME ARCHIVE
     buildah "${options[@]}" bud --isolation chroot --timestamp 0 --target "$target" -f "$dockerfile" -t "$name" "$context"
     buildah "${options[@]}" push "$name" "oci-archive:$storage/archive.tar:$name"
     chmod 644 "$storage/archive.tar"
+    chown --reference "$(dirname "$archive")" "$storage/archive.tar"
     mv "$storage/archive.tar" "$archive"' build_image "$storage" "$1" "$2" "$3" "$4" "$REPOSITORY/deploy/Dockerfile"
 }
 

@@ -28,7 +28,7 @@ install_chart() {
   fi
   forget_unfinished_releases
   cluster_helm upgrade --install gannet "$CHART" --namespace "$NAMESPACE" --create-namespace \
-    --labels "sources=$sources" --wait --timeout "${READY_SECONDS}s" "${HELM_ARGUMENTS[@]}" || {
+    --labels "sources=$sources" --reset-values --wait --timeout "${READY_SECONDS}s" "${HELM_ARGUMENTS[@]}" || {
     explain_operator
     return 1
   }
@@ -38,7 +38,7 @@ install_chart() {
 # A helm that was killed leaves its revision 'pending', and every later one refuses to start.
 forget_unfinished_releases() {
   cluster_kubectl --namespace "$NAMESPACE" delete secret --ignore-not-found \
-    --selector 'owner=helm,name=gannet,status in (pending-install, pending-upgrade, pending-rollback)'
+    --selector 'owner=helm,name=gannet,status in (pending-install, pending-upgrade, pending-rollback)' >/dev/null
 }
 
 release_sources() {
@@ -137,18 +137,22 @@ use_demo_by_names() {
 
 # Another cluster's pods have no address here: one of them is reached through the API server.
 use_demo_through_port_forward() {
-  local output port forwarding
+  local output port="" forwarding state=0
   output=$(mktemp)
   "$(program kubectl)" --context "$CONTEXT" port-forward pod/demo-0 ":$PORT" >"$output" 2>&1 &
   forwarding=$!
-  # shellcheck disable=SC2064
-  trap "kill $forwarding; rm -f $output" EXIT
-  port=
   for _ in {1..100}; do
     port=$(sed -n 's/^Forwarding from 127.0.0.1:\([0-9]*\) .*/\1/p' "$output")
     [ -z "$port" ] || break
     sleep 0.1
   done
-  [ -n "$port" ] || fail "kubectl port-forward to pod/demo-0 did not come up: $(cat "$output")"
-  "$(client_folder)/bin/python" "$LOCAL/client/set_and_get.py" "127.0.0.1:$port"
+  if [ -n "$port" ]; then
+    "$(client_folder)/bin/python" "$LOCAL/client/set_and_get.py" "127.0.0.1:$port" || state=1
+  else
+    echo "kubectl port-forward to pod/demo-0 did not come up: $(cat "$output")"
+    state=1
+  fi
+  kill $forwarding
+  rm -f "$output"
+  return $state
 }
