@@ -15,7 +15,7 @@ cluster_helm() {
   if [ -n "$CONTEXT" ]; then "$(program helm)" --kube-context "$CONTEXT" "$@"; else "$LOCAL/helm" "$@"; fi
 }
 
-program() { command -v "$1" || echo "$(kubernetes_folder)/bin/$1"; } # one that is installed, or ours
+program() { type -P "$1" || echo "$(kubernetes_folder)/bin/$1"; } # one that is installed, or ours
 
 # The release carries the hash of what it was made from as a label: whether there is anything to do is asked of the
 # cluster, not remembered.
