@@ -61,8 +61,9 @@ pub struct Worker {
     /// Sessions that wait for buffer memory, in the order in which they get it.
     starved: VecDeque<SessionId>,
     now: Instant,
-    /// When waiting sessions last tried again.
+    /// When waiting sessions last tried again, and how much of the budget was in use after that.
     retried: Instant,
+    found_used: usize,
     swept: Instant,
     /// Sessions were told that the node closes.
     closing: bool,
@@ -124,6 +125,7 @@ impl Worker {
             starved: VecDeque::new(),
             now,
             retried: now,
+            found_used: 0,
             swept: now,
             closing: false,
         }
@@ -234,10 +236,14 @@ impl Worker {
         }
     }
 
-    /// Lets waiting sessions try again, in the order in which they came. Not in each round: in a busy one it would cost
-    /// more than it finds. And all of them: one that needs much must not keep back those that need little.
+    /// Lets waiting sessions try again, in the order in which they came, when memory has come back or some time has
+    /// passed. And all of them: one that needs much must not keep back those that need little.
     fn serve_starved(&mut self) {
-        if self.now.since(self.retried) < STARVED_RETRY.as_micros() as u64 {
+        if self.starved.is_empty() {
+            return;
+        }
+        let has_come_back = self.metrics.budget.used() < self.found_used;
+        if !has_come_back && self.now.since(self.retried) < STARVED_RETRY.as_micros() as u64 {
             return;
         }
         self.retried = self.now;
@@ -248,6 +254,7 @@ impl Worker {
             session.starved = false;
             self.serve(id);
         }
+        self.found_used = self.metrics.budget.used();
     }
 
     fn serve(&mut self, id: SessionId) {
