@@ -19,6 +19,9 @@ fn main() {
     if wanted("latency") {
         latency();
     }
+    if wanted("hits") {
+        hits();
+    }
     if wanted("speed") {
         speed();
     }
@@ -169,6 +172,130 @@ fn latency() {
         }
         expiring.print(&format!("{eviction:?}: get, expiring"));
         advancing.print(&format!("{eviction:?}: advance, expiring"));
+    }
+}
+
+/// An exact LRU of so many items, of numbers instead of keys: what the policies are measured against.
+struct Lru {
+    most: usize,
+    turn: u64,
+    last_read: HashMap<u64, u64>,
+    order: std::collections::BTreeMap<u64, u64>,
+}
+
+impl Lru {
+    fn forget(&mut self, number: u64) {
+        if let Some(turn) = self.last_read.remove(&number) {
+            self.order.remove(&turn);
+        }
+    }
+
+    fn read(&mut self, number: u64) -> bool {
+        self.turn += 1;
+        self.order.insert(self.turn, number);
+        let before = self.last_read.insert(number, self.turn);
+        match before {
+            Some(before) => {
+                self.order.remove(&before);
+            }
+            None if self.last_read.len() > self.most => {
+                if let Some((_, oldest)) = self.order.pop_first() {
+                    self.last_read.remove(&oldest);
+                }
+            }
+            None => (),
+        }
+        before.is_some()
+    }
+}
+
+fn hits() {
+    let (keys, requests, budget) = (100_000_usize, 1_500_000, 4 << 20);
+    println!(
+        "hits: {keys} keys, {requests} reads with a set after each miss, 4 MiB, 100-byte values; percent missed in the second half"
+    );
+    println!("an LRU of memcached's 192 bytes an item, and one of as many items as fit here at 128");
+    let evictions = [
+        Eviction::Random,
+        Eviction::Fifo,
+        Eviction::ClosestToExpiration,
+        Eviction::Utilization,
+        Eviction::Merge,
+        Eviction::S3Fifo,
+    ];
+    println!(
+        "{:>6} {:>5} {:>8} {:>8} {}",
+        "alpha",
+        "new",
+        "LRU 192",
+        "LRU 128",
+        evictions.map(|e| format!("{e:?}")).join("  ")
+    );
+    for (alpha, fresh, deleted) in
+        [(0.7, 0, 0), (0.9, 0, 0), (1.0, 0, 0), (1.2, 0, 0), (0.9, 20, 0), (1.0, 20, 0), (1.0, 0, 20), (1.3, 0, 20)]
+    {
+        let mut sum = 0.0;
+        let cumulative: Vec<f64> = (1..=keys)
+            .map(|rank| {
+                sum += 1.0 / (rank as f64).powf(alpha);
+                sum
+            })
+            .collect();
+        // `fresh` percent of the requests are for keys that come once only.
+        let sequence = |request: u64, random: &mut u64| {
+            *random ^= *random << 13;
+            *random ^= *random >> 7;
+            *random ^= *random << 17;
+            if *random % 100 < fresh {
+                return 1_000_000_000 + request;
+            }
+            let at = (*random >> 11) as f64 / (1_u64 << 53) as f64 * sum;
+            // Popularity moves slowly: every 50 requests the ranks move on by one key.
+            (cumulative.partition_point(|c| *c < at) as u64 + request / 50) % keys as u64
+        };
+        let missed = |read: &mut dyn FnMut(u64, u64) -> bool| {
+            let (mut random, mut misses) = (88_172_645_463_325_252, 0);
+            for request in 0..requests {
+                let hit = read(request, sequence(request, &mut random));
+                misses += u64::from(!hit && request >= requests / 2);
+            }
+            100.0 * misses as f64 / (requests / 2) as f64
+        };
+        print!("{alpha:>6} {fresh:>4}% {deleted:>5}%");
+        for size in [192, 128] {
+            let mut lru = Lru {
+                most: budget / size,
+                turn: 0,
+                last_read: HashMap::new(),
+                order: std::collections::BTreeMap::new(),
+            };
+            let rate = missed(&mut |request, number| {
+                let hit = lru.read(number);
+                if request * 7919 % 100 < deleted {
+                    lru.forget(number);
+                }
+                hit
+            });
+            print!(" {rate:>8.2}");
+        }
+        for eviction in evictions {
+            let mut cache = Cache::new(Settings { budget, max_item_size: 4096, eviction, seed: 42 }, NOW).unwrap();
+            let rate = missed(&mut |request, number| {
+                if request % 100 == 0 {
+                    cache.advance(NOW + request / 100_000);
+                }
+                let hit = cache.get(&key(number)).is_some();
+                if !hit {
+                    cache.set(&key(number), &[7; 100], 0, Deadline::At(cache.now() + 3600)).unwrap();
+                }
+                if request * 7919 % 100 < deleted {
+                    cache.delete(&key(number));
+                }
+                hit
+            });
+            print!(" {rate:>8.2}");
+        }
+        println!();
     }
 }
 

@@ -190,7 +190,8 @@ mod tests {
 
     #[test]
     fn every_ttl_is_in_a_bucket_at_most_a_thirty_second_of_it_wide() {
-        let ttls = (0..100_000).chain((17..32).flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1 << bit) + 1]));
+        let ttls = (0..if cfg!(miri) { 500 } else { 100_000 })
+            .chain((17..32).flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1 << bit) + 1]));
         for ttl in ttls.chain([u32::MAX]) {
             let bucket = bucket_of(ttl);
             assert!(bucket < NEVER, "{ttl}");

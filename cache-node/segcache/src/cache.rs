@@ -1,6 +1,7 @@
 //! The cache: what it is made of, its clock, and every operation that stores no new record.
 
 use crate::bucket::{Buckets, NEVER};
+use crate::frequency;
 use crate::ghost::Ghost;
 use crate::hash::{KeyHasher, Random};
 use crate::index::{Index, Slot};
@@ -51,9 +52,6 @@ pub(crate) struct Found<'a> {
     pub(crate) slot: Slot,
     pub(crate) record: Record<'a>,
 }
-
-/// How long a key's items have been read, on a scale that doubles from here on with each step.
-const EXACT_FREQUENCY: u8 = 3;
 
 impl Cache {
     /// An empty cache at the time `now` (unix seconds).
@@ -111,11 +109,17 @@ impl Cache {
     pub fn get(&mut self, key: &[u8]) -> Option<Item<'_>> {
         let hash = self.hasher.hash(key);
         let slot = self.live(hash, key)?.slot;
-        let frequency = self.read_again(slot.frequency);
-        if frequency != slot.frequency || !slot.hit {
-            self.index.relocate(slot, slot.location, frequency, true);
-        }
+        self.note_read(slot, true);
         self.item(slot)
+    }
+
+    /// Lets the index know that an item was used once more, and whether it counts as hit.
+    #[inline]
+    pub(crate) fn note_read(&mut self, slot: Slot, hit: bool) {
+        let frequency = frequency::read(self.eviction, slot.frequency, &mut self.random);
+        if frequency != slot.frequency || hit != slot.hit {
+            self.index.relocate(slot, slot.location, frequency, hit);
+        }
     }
 
     /// The item under `key`, without counting as read.
@@ -263,16 +267,6 @@ impl Cache {
             segment if segment.width == 0 => Deadline::Never,
             segment => Deadline::At(segment.base_deadline + u64::from(record.header.deadline)),
         }
-    }
-
-    /// The frequency of an item of this frequency that is read once more: up to three it counts, from there on it
-    /// doubles from step to step, by chance (Morris, "Counting large numbers of events in small registers").
-    #[inline]
-    fn read_again(&mut self, frequency: u8) -> u8 {
-        let up = frequency < EXACT_FREQUENCY
-            || frequency < crate::index::MAX_FREQUENCY
-                && self.random.next() >> (64 - u32::from(frequency - EXACT_FREQUENCY + 1)) == 0;
-        frequency + u8::from(up)
     }
 
     /// Drops an item that has ended, and counts it as its end was.

@@ -8,9 +8,8 @@ use crate::segment::{NONE, Segment, State};
 
 /// Draws of a segment at random before the first that can go is taken.
 const DRAWS: usize = 32;
-/// How full, in percent, a compaction may make a segment where there is eviction: fuller ones cost more copying than
-/// their items are worth.
-const WORTH_COMPACTING: u64 = 75;
+/// How full, in percent, a compaction may make a segment where there is eviction.
+const WORTH_COMPACTING: u64 = 95;
 
 /// Segments in which the oldest of a queue is looked for: all of them up to 4 GiB.
 const QUEUE_SEARCH: u32 = 4096;

@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn it_is_the_siphash_of_the_standard_library() {
         let keys: Vec<u8> = (0..=255).collect();
-        for length in 0..=250 {
+        for length in (0..=250).step_by(if cfg!(miri) { 25 } else { 1 }) {
             let mut reference = std::hash::DefaultHasher::new();
             reference.write(&keys[..length]);
             assert_eq!(KeyHasher { k0: 0, k1: 0 }.hash(&keys[..length]), reference.finish(), "{length} bytes");

@@ -444,7 +444,7 @@ mod tests {
     }
 
     fn filled(numbers: u32) -> Index {
-        let mut index = Index::new(64 << 20, 64, 1 << 17).unwrap();
+        let mut index = Index::new(if cfg!(miri) { 1 << 20 } else { 64 << 20 }, 64, 1 << 17).unwrap();
         for number in 0..numbers {
             while index.wants_growth() {
                 assert_eq!(index.grow(|_| (), hash_of), [], "{number}");
@@ -456,20 +456,20 @@ mod tests {
 
     #[test]
     fn all_are_found_at_every_size_and_nine_slots_in_ten_are_used() {
-        let numbers = if cfg!(miri) { 10_000 } else { 300_000 };
+        let numbers = if cfg!(miri) { 3_000 } else { 300_000 };
         let index = filled(numbers);
         for number in 0..numbers {
             let slot = index.find_location(hash_of(location(number)), location(number)).unwrap();
             assert_eq!((slot.location, slot.frequency, slot.hit), (location(number), 0, false));
             assert_eq!(index.find_location(hash_of(location(number + numbers)), location(number + numbers)), None);
         }
-        assert!(index.items as f64 / (index.buckets() * SLOTS as u64) as f64 > 0.9);
+        assert!(index.items as f64 / (index.buckets() * SLOTS as u64) as f64 > 0.9 || cfg!(miri));
         assert!(index.bytes() < index.buckets() as usize * BUCKET + CHUNK);
     }
 
     #[test]
     fn it_shrinks_to_what_is_left() {
-        let numbers = if cfg!(miri) { 10_000 } else { 100_000 };
+        let numbers = if cfg!(miri) { 3_000 } else { 100_000 };
         let mut index = filled(numbers);
         let full = index.bytes();
         let left = numbers / 20;

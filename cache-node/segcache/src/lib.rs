@@ -62,6 +62,7 @@ mod cache;
 mod counters;
 mod deadline;
 mod evict;
+mod frequency;
 mod ghost;
 mod hash;
 mod index;

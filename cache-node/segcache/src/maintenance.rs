@@ -4,6 +4,7 @@
 use crate::Eviction;
 use crate::bucket::spread;
 use crate::cache::{Cache, Found};
+use crate::frequency;
 use crate::index::Slot;
 use crate::merge::{Merge, Worth};
 use crate::reservation::MOST_RESERVATIONS;
@@ -26,8 +27,9 @@ const MOST_WRITE_RECORDS: usize = 4096;
 const SMALL_WRITE: usize = 512;
 /// Segments that one search for flushed or sparse segments looks at.
 pub(crate) const SEARCH: u32 = 512;
-/// Of the segments, one in so many is kept free ahead of the writes, within these bounds.
+/// Of the segments, one in so many is kept free ahead of the writes, and two more, of which a merge takes one.
 const FREE_SHARE: u32 = 128;
+const FEWEST_FREE: u32 = 2;
 const MOST_FREE: u32 = 32;
 /// A cache with fewer segments than this can spare none.
 const FEW_SEGMENTS: u32 = 16;
@@ -42,9 +44,6 @@ const MOST_JOBS: usize = 64;
 
 /// A segment whose deadlines are far apart is swept so often while it expires.
 const SWEEPS: u64 = 8;
-/// The frequency of a new item whose key was evicted lately.
-const RECALLED_FREQUENCY: u8 = 2;
-
 /// What is to be done, and what is being done.
 pub(crate) struct Maintenance {
     job: Option<Job>,
@@ -75,7 +74,8 @@ pub(crate) enum Job {
 
 impl Maintenance {
     pub(crate) fn new(segments: u32) -> Maintenance {
-        let free_ahead = if segments < FEW_SEGMENTS { HELD_BACK } else { (segments / FREE_SHARE).clamp(2, MOST_FREE) };
+        let free_ahead =
+            if segments < FEW_SEGMENTS { HELD_BACK } else { (segments / FREE_SHARE + FEWEST_FREE).min(MOST_FREE) };
         Maintenance {
             job: None,
             expiry_due: false,
@@ -298,7 +298,7 @@ impl Cache {
     pub(crate) fn insert(&mut self, hash: u64, location: Location) -> bool {
         self.grow_index();
         // What was evicted too early will be kept the next time.
-        let frequency = if self.ghost.recall(hash) { RECALLED_FREQUENCY } else { 0 };
+        let frequency = frequency::fresh(self.eviction, self.ghost.recall(hash));
         if self.insert_into_index(hash, location, frequency) {
             return true;
         }

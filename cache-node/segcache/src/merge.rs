@@ -3,21 +3,23 @@
 
 use crate::Eviction;
 use crate::cache::{Cache, Found};
-use crate::index::{MAX_FREQUENCY, Slot};
+use crate::frequency::{self, CLASSES};
+use crate::index::Slot;
 use crate::maintenance::{BATCH, HELD_BACK, Job};
 use crate::record::{Header, MAX_HEADER, leb128_length};
 use crate::segment::{Location, NONE, Record, Segment, Segments, State};
 
 /// Segments that one merge takes at most.
 const MOST_SOURCES: usize = 8;
-/// Classes of worth, the least worth first.
-const CLASSES: usize = 128;
 /// Draws of a segment at random until one is found whose bucket has something to merge.
 const DRAWS: usize = 16;
-/// Of all bytes, about one in so many is worth keeping when its turn to be merged comes.
-const KEPT_SHARE: u64 = 4;
+/// So much of the memory, in percent, is kept when its turn to be merged comes: four segments become three. What is dead
+/// counts as not kept, so that where there is enough of it nothing that lives has to go.
+const KEPT: u64 = 75;
+/// Even where much is dead, some percent of what lives go: what nobody reads does not stay for ever.
+const MOST_KEPT: u64 = 98;
 /// A segment is passed by if more of it than this, in percent, is worth keeping.
-const DENSE: u64 = 75;
+const DENSE: u64 = 95;
 /// After so many segments in a row that were passed by, the next is merged whatever it holds.
 const MOST_PASSED: u32 = 16;
 
@@ -34,9 +36,10 @@ pub(crate) struct Merge {
     next: Location,
     /// The bytes of the records of each class, of all sources and of the one that is being read.
     classes: [u32; CLASSES],
-    /// Records above this class are kept, and those of this class while `quota` lasts.
+    /// Records above this class are kept, and those of this class while `quota` lasts, at first a share in thousandths.
     cut: usize,
-    quota: u32,
+    share: u64,
+    quota: u64,
     rule: Rule,
 }
 
@@ -44,7 +47,7 @@ pub(crate) struct Merge {
 enum Phase {
     /// Finds out how much there is of each class.
     Survey,
-    /// Makes a segment that is passed by forget half of its reads.
+    /// Lets a segment that is passed by grow older.
     Age,
     /// Copies what is kept and drops the rest.
     Copy,
@@ -55,10 +58,21 @@ enum Phase {
 pub(crate) enum Rule {
     /// Everything.
     All,
-    /// The records that were read most for their size, as many as fit into one segment.
+    /// The records that were read most for their size.
     Worthiest,
-    /// The records that were read at least so often, as far as they fit into one segment.
+    /// The records that were read at least so often.
     ReadAtLeast(u8),
+}
+
+impl Rule {
+    /// The class of a record, of which the higher are kept.
+    fn class(self, frequency: u8, length: u32) -> usize {
+        match self {
+            Rule::All => 0,
+            Rule::Worthiest => frequency::class(frequency, length),
+            Rule::ReadAtLeast(_) => usize::from(frequency),
+        }
+    }
 }
 
 /// What merges have learnt of all segments: the bytes of each class, older ones fading.
@@ -81,20 +95,20 @@ impl Worth {
         }
     }
 
-    /// The class above which a record is worth keeping.
-    fn cut(&self) -> usize {
-        let all = self.bytes.iter().sum::<u64>();
-        if all == 0 {
-            return CLASSES - 1;
+    /// The class above which a record is worth keeping if `percent` of all that lives is to be kept, and how much of
+    /// that class itself, in thousandths.
+    fn cut(&self, percent: u64) -> (usize, u64) {
+        let mut left = self.bytes.iter().sum::<u64>() * percent / 100;
+        if left == 0 {
+            return (0, 1000);
         }
-        let mut left = all / KEPT_SHARE;
-        for class in (1..CLASSES).rev() {
+        for class in (0..CLASSES).rev() {
             if self.bytes[class] > left {
-                return class;
+                return (class, left * 1000 / self.bytes[class]);
             }
             left -= self.bytes[class];
         }
-        0
+        (0, 1000)
     }
 }
 
@@ -199,22 +213,7 @@ impl Cache {
 
     fn start_merge(&mut self, sources: [u32; MOST_SOURCES], count: usize, rule: Rule) -> Option<Job> {
         let merged = &sources[..count];
-        let target = self.segments.take()?;
-        let of = |id: &u32| *self.segments.get(*id);
-        let base_deadline = merged.iter().map(|id| of(id).base_deadline).min().unwrap_or(0);
-        let fresh = Segment {
-            state: State::Busy,
-            width: of(&merged[0]).width,
-            survived: rule != Rule::All || merged.iter().all(|id| of(id).survived),
-            base_deadline,
-            last_deadline: base_deadline,
-            base_sequence: merged.iter().map(|id| of(id).base_sequence).min().unwrap_or(0),
-            last_sequence: merged.iter().map(|id| of(id).last_sequence).max().unwrap_or(0),
-            ..*self.segments.get(target)
-        };
-        let (bucket, last) = (of(&merged[0]).bucket, merged[count - 1]);
-        *self.segments.get_mut(target) = fresh;
-        self.buckets.insert(&mut self.segments, bucket, last, target);
+        let target = self.take_target(merged, rule, sources[count - 1])?;
         for id in merged {
             self.segments.get_mut(*id).state = State::Busy;
         }
@@ -227,18 +226,43 @@ impl Cache {
             next: Segments::first(merged[0]),
             classes: [0; CLASSES],
             cut: 0,
-            quota: u32::MAX,
+            share: 0,
+            quota: u64::MAX,
             rule,
         };
         match rule {
             Rule::All => self.begin_copy(&mut merge),
             Rule::Worthiest => {
-                merge.cut = self.maintenance.worth.cut();
+                let used = u64::from(self.segments.used_count()) * u64::from(self.segments.capacity());
+                let percent = (KEPT * used / self.totals.item_bytes.max(1)).min(MOST_KEPT);
+                (merge.cut, merge.share) = self.maintenance.worth.cut(percent);
+                let bucket = self.segments.get(target).bucket;
                 self.buckets.get_mut(bucket).merge_next = self.segments.get(target).next;
             }
             Rule::ReadAtLeast(reads) => merge.cut = usize::from(reads) - 1,
         }
         Some(Job::Merge(merge))
+    }
+
+    /// A free segment that can take the records of these, busy, in their chain behind `after`.
+    fn take_target(&mut self, sources: &[u32], rule: Rule, after: u32) -> Option<u32> {
+        let target = self.segments.take()?;
+        let of = |id: &u32| *self.segments.get(*id);
+        let base_deadline = sources.iter().map(|id| of(id).base_deadline).min().unwrap_or(0);
+        let (bucket, width) = (of(&sources[0]).bucket, of(&sources[0]).width);
+        let fresh = Segment {
+            state: State::Busy,
+            width,
+            survived: rule != Rule::All || sources.iter().all(|id| of(id).survived),
+            base_deadline,
+            last_deadline: base_deadline,
+            base_sequence: sources.iter().map(|id| of(id).base_sequence).min().unwrap_or(0),
+            last_sequence: sources.iter().map(|id| of(id).last_sequence).max().unwrap_or(0),
+            ..*self.segments.get(target)
+        };
+        *self.segments.get_mut(target) = fresh;
+        self.buckets.insert(&mut self.segments, bucket, after, target);
+        Some(target)
     }
 
     /// Reads the next records of a merge; returns it if it is not done.
@@ -251,7 +275,7 @@ impl Cache {
         for slot in found.into_iter().flatten() {
             match merge.phase {
                 Phase::Survey => self.survey(&mut merge, slot),
-                Phase::Age => self.index.relocate(slot, slot.location, slot.frequency / 2, slot.hit),
+                Phase::Age => self.index.relocate(slot, slot.location, frequency::aged(slot.frequency), slot.hit),
                 Phase::Copy => self.keep_or_drop(&mut merge, slot),
             }
         }
@@ -283,7 +307,7 @@ impl Cache {
     /// Decides on the source that was surveyed last, and goes on to the next, or to copying.
     fn surveyed(&mut self, merge: &mut Merge) {
         let capacity = u64::from(self.segments.capacity());
-        let kept: u64 = merge.classes[merge.cut + 1..].iter().map(|bytes| u64::from(*bytes)).sum();
+        let kept = merge.kept();
         let may_pass = merge.rule == Rule::Worthiest && self.maintenance.worth.passed < MOST_PASSED;
         if merge.at == 0 && may_pass && kept * 100 > capacity * DENSE {
             self.maintenance.worth.passed += 1;
@@ -293,27 +317,33 @@ impl Cache {
             return;
         }
         merge.at += 1;
-        // Two always make one, even if that costs some that are worth keeping; more do only while it costs none.
-        if merge.at < merge.count && (kept <= capacity || merge.at < 2) {
+        // Enough is enough: one segment more is free in the end.
+        let enough = merge.at > 1 && kept + capacity <= capacity * merge.at as u64;
+        if merge.at < merge.count && !enough {
             merge.next = Segments::first(merge.sources[merge.at]);
             return;
-        }
-        if kept > capacity && merge.at > 2 {
-            merge.at -= 1;
         }
         for unused in &merge.sources[merge.at..merge.count] {
             self.segments.get_mut(*unused).state = State::Sealed;
         }
-        if let Some(unused) = merge.sources[merge.at..merge.count].first().copied() {
-            let bucket = self.segments.get(unused).bucket;
-            self.buckets.get_mut(bucket).merge_next = unused;
+        let unused = merge.sources[merge.at..merge.count].first().copied();
+        for unused in &merge.sources[merge.at..merge.count] {
+            self.free_if_dead(*unused);
         }
-        merge.count = merge.at;
         if merge.rule == Rule::Worthiest {
             self.maintenance.worth.passed = 0;
             self.maintenance.worth.learn(&merge.classes, capacity * u64::from(self.segments.count()));
+            if let Some(unused) = unused.filter(|id| self.segments.get(*id).state == State::Sealed) {
+                let bucket = self.segments.get(unused).bucket;
+                self.buckets.get_mut(bucket).merge_next = unused;
+            }
         }
-        merge.decide(self.segments.capacity());
+        // What was merged stays where it was in the chain: before what was not, or the next merge would see it again.
+        let (bucket, last) = (self.segments.get(merge.target).bucket, merge.sources[merge.at - 1]);
+        self.buckets.remove(&mut self.segments, merge.target);
+        self.buckets.insert(&mut self.segments, bucket, last, merge.target);
+        merge.count = merge.at;
+        merge.decide(capacity * (merge.count as u64 - 1).max(1));
         self.begin_copy(merge);
     }
 
@@ -342,20 +372,10 @@ impl Cache {
         merge.next = Segments::first(merge.sources[0]);
     }
 
-    fn class(&self, merge: &Merge, slot: Slot, length: u32) -> usize {
-        match merge.rule {
-            Rule::All => 0,
-            // What nobody has read since the last merge has had its chance, however small it is.
-            Rule::Worthiest if slot.frequency == 0 && self.segments.get(slot.location.segment).survived => 0,
-            Rule::Worthiest => class(slot.frequency, length),
-            Rule::ReadAtLeast(_) => usize::from(slot.frequency),
-        }
-    }
-
     fn survey(&self, merge: &mut Merge, slot: Slot) {
         let Some((_, record, length)) = self.moved(merge.target, slot) else { return };
         if self.end_of(&Found { slot, record }).is_none() {
-            merge.classes[self.class(merge, slot, length)] += self.segments.aligned(length);
+            merge.classes[merge.rule.class(slot.frequency, length)] += self.segments.aligned(length);
         }
     }
 
@@ -367,15 +387,15 @@ impl Cache {
             return self.drop_ended(slot, old_length, end);
         }
         let aligned = self.segments.aligned(length);
-        let class = self.class(merge, slot, length);
-        let kept = class > merge.cut || class == merge.cut && merge.quota >= aligned;
-        if !kept || !self.segments.has_room(merge.target, length) {
+        let class = merge.rule.class(slot.frequency, length);
+        let kept = class > merge.cut || class == merge.cut && merge.quota >= u64::from(aligned);
+        if !kept || !self.has_room_in_target(merge, length) {
             self.totals.evicted += 1;
             self.remember(slot);
             return self.drop_item(slot, old_length);
         }
         if class == merge.cut {
-            merge.quota -= aligned;
+            merge.quota -= u64::from(aligned);
         }
         let mut head = [0; MAX_HEADER];
         let head_length = header.encode(usize::from(self.segments.get(merge.target).width), &mut head);
@@ -383,7 +403,7 @@ impl Cache {
         out[..head_length].copy_from_slice(&head[..head_length]);
         let body = header.key_length + header.value_length;
         self.segments.copy((slot.location, layout.key), (location, head_length), body);
-        let frequency = if merge.rule == Rule::All { slot.frequency } else { slot.frequency / 2 };
+        let frequency = if merge.rule == Rule::All { slot.frequency } else { frequency::aged(slot.frequency) };
         self.index.relocate(slot, location, frequency, slot.hit);
         let target = self.segments.get_mut(merge.target);
         target.live_items += 1;
@@ -392,6 +412,23 @@ impl Cache {
         self.totals.item_bytes += u64::from(length);
         self.note_deadline(merge.target, deadline);
         self.uncount(slot.location.segment, old_length);
+    }
+
+    /// Whether a record fits into the target; a full one is followed by another while there are free segments.
+    fn has_room_in_target(&mut self, merge: &mut Merge, length: u32) -> bool {
+        if self.segments.has_room(merge.target, length) {
+            return true;
+        }
+        // It has the same bases as the first: headers are the same in all of them.
+        let next = self.take_target(&merge.sources[..merge.at + 1], merge.rule, merge.target);
+        let Some(next) = next else { return false };
+        let full = *self.segments.get(merge.target);
+        let target = self.segments.get_mut(next);
+        (target.base_deadline, target.last_deadline) = (full.base_deadline, full.base_deadline);
+        (target.base_sequence, target.last_sequence) = (full.base_sequence, full.last_sequence);
+        target.survived = full.survived;
+        self.seal_merged(std::mem::replace(&mut merge.target, next));
+        true
     }
 
     /// The header that a record has in the target of a merge, the record itself, and the length that it will have.
@@ -434,55 +471,22 @@ impl Cache {
 }
 
 impl Merge {
-    /// Decides which classes are kept, from the best down: until a segment is full, or the rule's last.
-    fn decide(&mut self, capacity: u32) {
-        let mut left = capacity;
-        let least = if self.rule == Rule::Worthiest { 0 } else { self.cut + 1 };
-        self.cut = least.saturating_sub(1);
-        self.quota = 0;
-        for class in (least..CLASSES).rev() {
-            if self.classes[class] > left || class == 0 {
-                (self.cut, self.quota) = (class, left);
+    /// The bytes that will be kept of what was surveyed so far.
+    fn kept(&self) -> u64 {
+        let above: u64 = self.classes[self.cut + 1..].iter().map(|bytes| u64::from(*bytes)).sum();
+        above + u64::from(self.classes[self.cut]) * self.share / 1000
+    }
+
+    /// Decides which classes are kept, from the best down: until `most` bytes are reached, or the cut.
+    fn decide(&mut self, most: u64) {
+        let mut left = most;
+        for class in (self.cut..CLASSES).rev() {
+            let bytes = u64::from(self.classes[class]) * if class == self.cut { self.share } else { 1000 } / 1000;
+            if bytes > left || class == self.cut {
+                (self.cut, self.quota) = (class, bytes.min(left));
                 return;
             }
-            left -= self.classes[class];
-        }
-    }
-}
-
-/// How much a record is worth: reads for its length, on a scale of which four steps are a doubling.
-fn class(frequency: u8, length: u32) -> usize {
-    // Below an eighth of a read for 64 KiB nothing is told apart.
-    let reads = (8 * reads(frequency) + 1) << 24;
-    let worth = (reads / u64::from(length.max(1))).max(1);
-    let doubling = worth.ilog2();
-    let quarter = if doubling < 2 { 0 } else { (worth >> (doubling - 2)) & 3 };
-    (4 * doubling as usize + quarter as usize).saturating_sub(4 * LEAST_DOUBLING).min(CLASSES - 1)
-}
-
-const LEAST_DOUBLING: usize = 10;
-
-/// About how many reads a frequency of the index stands for.
-fn reads(frequency: u8) -> u64 {
-    match frequency.min(MAX_FREQUENCY) {
-        frequency @ ..=3 => frequency.into(),
-        frequency => (1 << (frequency - 2)) + 1,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{CLASSES, class};
-
-    #[test]
-    fn more_reads_and_fewer_bytes_are_worth_more() {
-        for frequency in 0..15 {
-            for length in [20, 60, 100, 1000] {
-                assert!(class(frequency + 1, length) >= class(frequency, length));
-                assert!(
-                    class(frequency, length) > class(frequency, 2 * length) || class(frequency, length) == CLASSES - 1
-                );
-            }
+            left -= bytes;
         }
     }
 }

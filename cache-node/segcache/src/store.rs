@@ -2,6 +2,7 @@
 
 use crate::bucket::{NEVER, bucket_of, deadline_width, shortest_ttl, spread};
 use crate::cache::{Cache, Found};
+use crate::frequency;
 use crate::index::Slot;
 use crate::number::{self, Text};
 use crate::record::{Header, MAX_HEADER, leb128_length, put_leb128};
@@ -161,6 +162,7 @@ impl Cache {
         let hash = self.hasher.hash(key);
         let Some(old) = self.old(hash, key) else { return Ok(false) };
         if self.touch_in_place(&old, deadline) {
+            self.note_read(old.slot, old.slot.hit);
             return Ok(true);
         }
         let outcome = self.write_as(hash, key, old.value.len(), |old| match old {
@@ -239,6 +241,7 @@ impl Cache {
             value[..digits.len()].copy_from_slice(digits);
             value[digits.len()..].fill(b' ');
             self.segments.get_mut(slot.location.segment).last_sequence = self.sequence;
+            self.note_read(slot, slot.hit);
             return Ok(number);
         }
         let padding = length.saturating_sub(digits.len());
@@ -442,7 +445,8 @@ impl Cache {
         self.totals.items += 1;
         self.totals.item_bytes += u64::from(length);
         if let Some((slot, old_length)) = old {
-            self.index.relocate(slot, location, slot.frequency, hit);
+            let frequency = slot.frequency.max(frequency::fresh(self.eviction, false));
+            self.index.relocate(slot, location, frequency, hit);
             self.uncount(slot.location.segment, old_length);
         } else if !self.insert(hash, location) {
             self.uncount(location.segment, length);

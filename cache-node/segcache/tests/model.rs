@@ -489,7 +489,7 @@ proptest! {
     #[test]
     fn a_cache_is_a_map_that_forgets(
         eviction in evictions(),
-        memory in 6_usize..20,
+        memory in 6_usize..if cfg!(miri) { 7 } else { 20 },
         keys in 5_u16..2000,
         seed: u64,
         operations in proptest::collection::vec(operations(2000), 1..if cfg!(miri) { 60 } else { 600 }),

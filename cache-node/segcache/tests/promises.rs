@@ -59,13 +59,13 @@ fn within_budget(counters: Counters) {
 #[test]
 fn every_policy_serves_only_what_was_stored_last() {
     for eviction in EVICTIONS {
-        let mut cache = cache(6 << 20, eviction);
+        let mut cache = cache(3 << 20, eviction);
         let mut numbers = Numbers(99);
         let mut known: Vec<Option<(u64, usize, Deadline)>> = vec![None; 60_000];
         let (mut lost, mut refused) = (0, 0);
-        for write in 0..400_000_u64 {
-            if write % 500 == 0 {
-                cache.advance(START + write / 500);
+        for write in 0..200_000_u64 {
+            if write % 250 == 0 {
+                cache.advance(START + write / 250);
                 within_budget(cache.counters());
             }
             // Squared, so that some keys are far more popular than others.
@@ -199,7 +199,7 @@ fn dead_records_make_room_before_living_ones() {
         let mut cache = cache(8 << 20, eviction);
         // Half of the budget lives; it is written over and over, here and there.
         let mut numbers = Numbers(3);
-        for write in 0..400_000 {
+        for write in 0..300_000 {
             let number = numbers.below(40_000);
             cache.set(&key(number), &value(number, write, 60), 0, Deadline::Never).unwrap();
         }
@@ -274,9 +274,9 @@ fn an_empty_cache_takes_no_memory_and_operations_allocate_nothing() {
 #[test]
 fn segments_are_free_before_they_are_needed() {
     for eviction in EVICTIONS.into_iter().filter(|eviction| *eviction != Eviction::None) {
-        let mut cache = cache(16 << 20, eviction);
+        let mut cache = cache(12 << 20, eviction);
         let mut numbers = Numbers(11);
-        for number in 0..600_000 {
+        for number in 0..400_000 {
             if number % 50 == 0 {
                 cache.advance(START + number / 10_000);
             }
