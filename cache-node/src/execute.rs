@@ -371,7 +371,7 @@ fn write_count(number: u64, output: &mut Output<'_>) -> Flow {
 
 fn version(output: &mut Output<'_>, counters: &Counters) -> Flow {
     counters.request(Kind::Service);
-    write(concat!("VERSION ", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes(), output)
+    write(concat!("VERSION ", version!(), "\r\n").as_bytes(), output)
 }
 
 fn stats(of: Span, input: &[u8], output: &mut Output<'_>, cache: &Cache, context: Context<'_>) -> Flow {

@@ -1,5 +1,13 @@
 //! A cache server that speaks the memcached protocol.
 
+/// What `version` answers. Clients choose by it what they may ask for, so it begins with the version of memcached whose
+/// behaviour this is; who reads on learns what it really is.
+macro_rules! version {
+    () => {
+        concat!("1.6.18-gannet-", env!("CARGO_PKG_VERSION"))
+    };
+}
+
 mod admin;
 mod buffers;
 mod clock;

@@ -47,7 +47,7 @@ fn general(list: &mut List, cache: &Cache, metrics: &Metrics) {
     list.add("pid", std::process::id());
     list.add("uptime", now.since(metrics.started) / 1_000_000);
     list.add("time", now.seconds());
-    list.add("version", env!("CARGO_PKG_VERSION"));
+    list.add("version", version!());
     list.add("pointer_size", usize::BITS);
     list.add("max_connections", metrics.config.max_connections);
     list.add("curr_connections", metrics.open());

@@ -26,10 +26,10 @@ type Difference = (&'static str, &'static [u8], &'static [u8], &'static [u8]);
 /// What differs on purpose: why, what is sent, what memcached 1.6.18 answers, what cache-node answers.
 const DIFFERENCES: &[Difference] = &[
     (
-        "the version is the program's own",
+        "the version begins with memcached's, by which clients choose what they ask for, and goes on with the program's own",
         b"version\r\n",
         b"VERSION 1.6.18\r\n",
-        concat!("VERSION ", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes(),
+        concat!("VERSION 1.6.18-gannet-", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes(),
     ),
     (
         "memcached drops the replies to the requests that came in the same packet as a key that is too long",
