@@ -66,7 +66,7 @@ show_progress() { # until the step ends: on a terminal one line that lives, else
     # The first second in short pauses: most steps are shorter.
     if [ $seconds = 0 ]; then wait_shortly && break; else sleep 1; fi
     seconds=$((seconds + 1))
-    last=$(tail -c 400 "$log" | tr '\r\t' '\n ' | grep -v '^ *$' | tail -n 1 || true)
+    last=$(tail -c 400 "$log" | tr '\r\t' '\n ' | grep -av '^ *$' | tail -n 1 || true)
     if [ -t 1 ]; then
       printf '\r\033[K%5d   s  %s  \033[2m%.*s\033[0m' $seconds "$title" $(("${COLUMNS:-100}" - ${#title} - 14)) "$last"
     elif [ $((seconds % 30)) = 0 ]; then
