@@ -99,7 +99,7 @@ mod tests {
     use crate::hit_ratio::workload::{PLANS, Plan, Workload};
     use segcache::Eviction;
 
-    const SCALE: f64 = 0.05;
+    const SCALE: f64 = 0.25;
     const SEED: u64 = 1;
 
     /// Clusters with much to evict, among them the one with deletes and the one with counters.

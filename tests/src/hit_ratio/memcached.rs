@@ -19,13 +19,17 @@ use crate::hit_ratio::store::Tally;
 use crate::hit_ratio::workload::{Operation, Request, Workload};
 
 const PROGRAM: &str = "memcached";
-/// Where Debian's package faketime keeps its library.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+/// Where Debian's package libfaketime keeps the library for programs of several threads.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 const MEBIBYTE: u64 = 1 << 20;
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// A server that stops answering fails the run.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
-const CLOCK_TIMEOUT: Duration = Duration::from_secs(10);
+const CLOCK_TIMEOUT: Duration = Duration::from_secs(60);
+const CLOCK_POLL: Duration = Duration::from_micros(100);
+/// Connections that wake the server's main thread are no closer: were they many, the server would stop to accept, and on
+/// a clock that stands would not begin again.
+const WAKE_INTERVAL: Duration = Duration::from_secs(1);
 /// Requests, and bytes either way, that are under way at most: no more than fits the sockets' buffers, or both sides
 /// could wait for each other.
 const BATCH_REQUESTS: usize = 64;
@@ -175,11 +179,16 @@ impl Memcached {
     fn set_clock(&mut self, now: u64) -> Outcome {
         write_clock(&self.folder, now)?;
         let began = Instant::now();
+        let mut woken: Option<Instant> = None;
         while began.elapsed() < CLOCK_TIMEOUT {
-            drop(TcpStream::connect(("127.0.0.1", self.port))?);
+            if woken.is_none_or(|at| at.elapsed() > WAKE_INTERVAL) {
+                drop(TcpStream::connect(("127.0.0.1", self.port))?);
+                woken = Some(Instant::now());
+            }
             if self.statistic("time")? >= now {
                 return Ok(());
             }
+            thread::sleep(CLOCK_POLL);
         }
         Err(Failure::new(format!("the clock did not come to {now}")))
     }
