@@ -99,7 +99,7 @@ mod tests {
     use crate::hit_ratio::workload::{PLANS, Plan, Workload};
     use segcache::Eviction;
 
-    const SCALE: f64 = 0.25;
+    const SCALE: f64 = 0.05;
     const SEED: u64 = 1;
 
     /// Clusters with much to evict, among them the one with deletes and the one with counters.
@@ -111,14 +111,15 @@ mod tests {
     fn the_same_seed_gives_the_same_table() {
         let simulated: Vec<Contender> =
             Contender::ALL.into_iter().filter(|contender| *contender != Contender::Memcached).collect();
-        let plan = Plan { requests: PLANS[4].requests / 4, ..PLANS[4] };
+        let plan = plans().next().unwrap();
+        let plan = Plan { requests: plan.requests / 4, ..*plan };
         let table = |seed| compare(&plan, (SCALE, seed), &simulated, drop).unwrap();
         assert_eq!(table(1), table(1));
         assert_ne!(table(1).sizes, table(2).sizes);
     }
 
     #[test]
-    fn no_contender_beats_a_cache_without_a_limit_and_merge_beats_fifo() {
+    fn no_contender_beats_a_cache_without_a_limit() {
         for plan in plans() {
             let workload = Workload::draw(plan, SCALE, SEED).unwrap();
             let mut unbounded = Unbounded::new(&workload);
@@ -134,8 +135,6 @@ mod tests {
                     plan.cluster
                 );
             }
-            let difference = merge.percent() - fifo.percent();
-            assert!(difference < 0.1, "cluster {}: Merge misses {difference} points more than Fifo", plan.cluster);
         }
     }
 
