@@ -86,6 +86,11 @@ impl Worth {
         Worth { bytes: [0; CLASSES], passed: 0 }
     }
 
+    /// Whether a segment may be passed by: not as long as nothing is known to compare it with.
+    fn knows_enough_to_pass(&self) -> bool {
+        self.passed < MOST_PASSED && self.bytes.iter().any(|bytes| *bytes > 0)
+    }
+
     fn learn(&mut self, classes: &[u32; CLASSES], memory: u64) {
         for (sum, bytes) in self.bytes.iter_mut().zip(classes) {
             *sum += u64::from(*bytes);
@@ -308,7 +313,7 @@ impl Cache {
     fn surveyed(&mut self, merge: &mut Merge) {
         let capacity = u64::from(self.segments.capacity());
         let kept = merge.kept();
-        let may_pass = merge.rule == Rule::Worthiest && self.maintenance.worth.passed < MOST_PASSED;
+        let may_pass = merge.rule == Rule::Worthiest && self.maintenance.worth.knows_enough_to_pass();
         if merge.at == 0 && may_pass && kept * 100 > capacity * DENSE {
             self.maintenance.worth.passed += 1;
             self.maintenance.worth.learn(&merge.classes, capacity * u64::from(self.segments.count()));
