@@ -113,7 +113,8 @@ mod tests {
             Contender::ALL.into_iter().filter(|contender| *contender != Contender::Memcached).collect();
         let plan = plans().next().unwrap();
         let plan = Plan { requests: plan.requests / 4, ..*plan };
-        let table = |seed| compare(&plan, (SCALE, seed), &simulated, drop).unwrap();
+        // A quarter of the working set must still be a cache.
+        let table = |seed| compare(&plan, (2.0 * SCALE, seed), &simulated, drop).unwrap();
         assert_eq!(table(1), table(1));
         assert_ne!(table(1).sizes, table(2).sizes);
     }
