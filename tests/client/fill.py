@@ -7,8 +7,12 @@ Prints the node's own statistics as JSON: {"curr_items": N, "evictions": N}.
 
 import json
 import sys
+from pathlib import Path
 
 from pymemcache.client.base import Client
+
+sys.path.append(str(Path(__file__).parents[2] / "deploy/local/client"))
+import names  # noqa: E402
 
 SIZES = (10, 100, 1_000, 10_000, 100_000, 900_000)
 # Each round writes about a megabyte for every connection: far more in all than a small node has.
@@ -24,6 +28,7 @@ def statistics(client: Client) -> dict[str, int]:
 
 def main(connections: int, address: str) -> None:
     host, port = address.rsplit(":", 1)
+    names.wait_for([host])
     clients = [Client((host, int(port)), connect_timeout=10, timeout=30) for _ in range(connections)]
     seen = {"curr_items": 0, "evictions": 0}
     for turn in range(MOST_ROUNDS):

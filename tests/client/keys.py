@@ -7,8 +7,12 @@ Prints {"stored": N} or {"found": N} as JSON; a value that is not the one that w
 
 import json
 import sys
+from pathlib import Path
 
 from pymemcache.client.hash import HashClient
+
+sys.path.append(str(Path(__file__).parents[2] / "deploy/local/client"))
+import names  # noqa: E402
 
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 10
@@ -20,6 +24,7 @@ def value(number: int) -> bytes:
 
 def main(action: str, count: int, addresses: list[str]) -> None:
     nodes = [(host, int(port)) for host, port in (address.rsplit(":", 1) for address in addresses)]
+    names.wait_for([host for host, _ in nodes])
     client = HashClient(nodes, connect_timeout=CONNECT_SECONDS, timeout=ANSWER_SECONDS)
     if action == "set":
         stored = sum(client.set(f"key-{n}", value(n), expire=86400, noreply=False) is True for n in range(count))

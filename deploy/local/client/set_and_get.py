@@ -5,6 +5,7 @@ usage: set_and_get.py HOST:PORT...   the nodes of one cache
 
 import sys
 
+import names
 from pymemcache.client.hash import HashClient
 
 KEYS = 100  # enough for every node of a small cache to get some
@@ -12,6 +13,7 @@ KEYS = 100  # enough for every node of a small cache to get some
 
 def main(addresses: list[str]) -> None:
     nodes = [(host, int(port)) for host, port in (address.rsplit(":", 1) for address in addresses)]
+    names.wait_for([host for host, _ in nodes])
     client = HashClient(nodes, connect_timeout=5, timeout=5)
     for number in range(KEYS):
         if not client.set(f"greeting-{number}", f"hello {number}".encode(), expire=3600, noreply=False):
