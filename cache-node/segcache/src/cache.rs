@@ -1,6 +1,7 @@
 //! The cache: what it is made of, its clock, and every operation that stores no new record.
 
 use crate::bucket::{Buckets, NEVER};
+use crate::chronicle::Chronicle;
 use crate::frequency;
 use crate::ghost::Ghost;
 use crate::hash::{KeyHasher, Random};
@@ -23,6 +24,7 @@ pub struct Cache {
     pub(crate) now: u64,
     /// The sequence of the last write.
     pub(crate) sequence: u64,
+    pub(crate) chronicle: Chronicle,
     /// Records up to this sequence have been flushed.
     pub(crate) flushed: u64,
     pub(crate) flush_at: Option<u64>,
@@ -71,6 +73,7 @@ impl Cache {
             random: Random::new(!settings.seed),
             now,
             sequence: 0,
+            chronicle: Chronicle::new(now),
             flushed: 0,
             flush_at: None,
             index: Index::new(index_bytes, segments, segment_size).map_err(memory(index_bytes))?,
@@ -90,6 +93,7 @@ impl Cache {
     pub fn advance(&mut self, now: u64) {
         if now > self.now {
             self.now = now;
+            self.chronicle.note(now, self.sequence);
             self.maintenance.clock_moved();
             if self.flush_at.is_some_and(|at| at <= now) {
                 self.flush_now();
@@ -108,8 +112,12 @@ impl Cache {
     #[inline]
     pub fn get(&mut self, key: &[u8]) -> Option<Item<'_>> {
         let hash = self.hasher.hash(key);
-        let slot = self.live(hash, key)?.slot;
+        let Found { slot, record } = self.live(hash, key)?;
+        let is_access_kept = record.header.marks.accessed.is_some();
         self.note_read(slot, true);
+        if is_access_kept {
+            self.note_access(slot);
+        }
         self.item(slot)
     }
 
@@ -255,6 +263,8 @@ impl Cache {
             cas: self.cas_of(slot.location.segment, &record),
             deadline: self.deadline_of(slot.location.segment, &record),
             hit_before: slot.hit,
+            stale: record.header.marks.stale,
+            won: record.header.marks.won,
         })
     }
 

@@ -18,6 +18,10 @@ pub struct Item<'a> {
     pub deadline: Deadline,
     /// Whether the item had been read before this call.
     pub hit_before: bool,
+    /// Whether the value is out of date: [`Cache::mark_stale`](crate::Cache::mark_stale).
+    pub stale: bool,
+    /// Whether a client was told to renew the item: [`Cache::win`](crate::Cache::win).
+    pub won: bool,
 }
 
 /// An item to be stored.
@@ -51,6 +55,10 @@ pub enum Mode {
     Prepend,
     /// Only if the key is there with this CAS.
     Cas(u64),
+    /// As [`Mode::Cas`], but a CAS that is lower than the item's is good enough for a value that is out of date as soon
+    /// as it is stored (the meta protocol's `I` of a set): it is marked as stale, and the item's deadline stays, and so
+    /// does the mark that a client was told to renew it.
+    CasOrStale(u64),
 }
 
 /// How a store ended.
@@ -63,9 +71,9 @@ pub enum Outcome {
     },
     /// The condition of [`Mode::Add`], [`Mode::Replace`], [`Mode::Append`] or [`Mode::Prepend`] did not hold.
     NotStored,
-    /// [`Mode::Cas`]: the key is there with another CAS.
+    /// [`Mode::Cas`] or [`Mode::CasOrStale`]: the key is there with another CAS.
     Exists,
-    /// [`Mode::Cas`]: the key is not there.
+    /// [`Mode::Cas`] or [`Mode::CasOrStale`]: the key is not there.
     NotFound,
 }
 

@@ -54,11 +54,13 @@
 //! | index: six bytes a slot, nine slots in ten used, ten slots in a cache line | 7.1 |
 //! | free segments kept ahead, unused ends of segments | 0.6 |
 //!
-//! Client flags that are not 0 cost 2 bytes more and what they need as LEB128; an explicit CAS costs 8.
+//! Client flags that are not 0 cost 2 bytes more and what they need as LEB128; an explicit CAS costs 8, and the time of
+//! the last access 4, on those items only that have them.
 #![deny(missing_docs)]
 
 mod bucket;
 mod cache;
+mod chronicle;
 mod counters;
 mod deadline;
 mod evict;
@@ -69,6 +71,7 @@ mod index;
 mod item;
 mod maintenance;
 mod merge;
+mod meta;
 mod number;
 mod record;
 mod reservation;

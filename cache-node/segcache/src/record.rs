@@ -6,14 +6,15 @@
 //!           | 255 extras_bits key_length       3 bytes
 //! value_length, sequence := LEB128; the sequence is counted from the segment's base
 //! deadline := 0 to 4 bytes little-endian, as many as the segment says; seconds from the segment's base deadline
-//! extras   := flags (LEB128) if bit 0, cas (8 bytes little-endian) if bit 1
+//! extras   := accessed (4 bytes little-endian, unix seconds) if bit 4, flags (LEB128) if bit 0,
+//!             cas (8 bytes little-endian) if bit 1; bits 2 and 3 are the marks stale and won
 //! ```
 //! What is at its default takes no space. Decoding is total: bytes that are no record give `None`.
 
 use crate::MAX_KEY_LENGTH;
 
-/// The longest header in bytes: head 3, value length 5, sequence 10, deadline 4, flags 5, CAS 8.
-pub(crate) const MAX_HEADER: usize = 35;
+/// The longest header in bytes: head 3, value length 5, sequence 10, deadline 4, accessed 4, flags 5, CAS 8.
+pub(crate) const MAX_HEADER: usize = 39;
 /// The most that a header and key take beside the value.
 pub(crate) const MAX_OVERHEAD: usize = MAX_HEADER + MAX_KEY_LENGTH;
 /// A sequence of this many bytes has room for 2^42 writes: the width of a sequence that is only known later.
@@ -22,6 +23,43 @@ pub(crate) const WIDE_SEQUENCE: usize = 6;
 const EXTRAS: u8 = 255;
 const HAS_FLAGS: u8 = 1;
 const HAS_CAS: u8 = 2;
+const STALE: u8 = 4;
+const WON: u8 = 8;
+const HAS_ACCESSED: u8 = 16;
+const ACCESSED_BYTES: usize = 4;
+/// Where the extras' bits stand in a record that has them.
+const BITS_AT: usize = 1;
+
+/// What the meta protocol knows of an item beside its value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Marks {
+    /// A client has said that the value is out of date.
+    pub(crate) stale: bool,
+    /// A client was told to renew the item.
+    pub(crate) won: bool,
+    /// When the item was last used, in unix seconds modulo 2^32; only where that is kept.
+    pub(crate) accessed: Option<u32>,
+}
+
+impl Marks {
+    fn bits(self) -> u8 {
+        let bit = |is_set, bit| if is_set { bit } else { 0 };
+        bit(self.stale, STALE) | bit(self.won, WON) | bit(self.accessed.is_some(), HAS_ACCESSED)
+    }
+
+    /// Changes the marks of a record in place: `record` begins with its head, and its deadline ends at `deadline_end`.
+    /// Says whether that is possible: marks that take more room than there is need a new record.
+    pub(crate) fn overwrite(self, record: &mut [u8], deadline_end: usize) -> bool {
+        let fits = record[0] == EXTRAS && (record[BITS_AT] & HAS_ACCESSED != 0) == self.accessed.is_some();
+        if fits {
+            record[BITS_AT] = record[BITS_AT] & (HAS_FLAGS | HAS_CAS) | self.bits();
+            if let Some(accessed) = self.accessed {
+                record[deadline_end..deadline_end + ACCESSED_BYTES].copy_from_slice(&accessed.to_le_bytes());
+            }
+        }
+        fits
+    }
+}
 
 /// A record's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +75,7 @@ pub(crate) struct Header {
     pub(crate) flags: u32,
     /// A CAS that is not the sequence.
     pub(crate) cas: Option<u64>,
+    pub(crate) marks: Marks,
 }
 
 /// Where the parts of a record lie, in bytes from its start.
@@ -54,24 +93,32 @@ impl Header {
     pub(crate) fn record_length(&self, width: usize) -> usize {
         let flags = if self.flags == 0 { 0 } else { leb128_length(u64::from(self.flags)) };
         let cas = if self.cas.is_some() { 8 } else { 0 };
-        let head = if flags + cas == 0 { 1 } else { 3 };
+        let accessed = if self.marks.accessed.is_some() { ACCESSED_BYTES } else { 0 };
+        let head = if self.bits() == 0 { 1 } else { 3 };
         let sequence = self.sequence_width.max(leb128_length(self.sequence));
         head + leb128_length(self.value_length as u64)
             + sequence
             + width
+            + accessed
             + flags
             + cas
             + self.key_length
             + self.value_length
     }
 
+    fn bits(&self) -> u8 {
+        let flags = if self.flags == 0 { 0 } else { HAS_FLAGS };
+        let cas = if self.cas.is_some() { HAS_CAS } else { 0 };
+        flags | cas | self.marks.bits()
+    }
+
     /// Writes the header to the start of `out`; returns its length. `out` has room for [`MAX_HEADER`] bytes.
     pub(crate) fn encode(&self, width: usize, out: &mut [u8; MAX_HEADER]) -> usize {
         let mut at = 0;
-        let bits = if self.flags == 0 { 0 } else { HAS_FLAGS } | if self.cas.is_some() { HAS_CAS } else { 0 };
+        let bits = self.bits();
         if bits != 0 {
             out[0] = EXTRAS;
-            out[1] = bits;
+            out[BITS_AT] = bits;
             at = 2;
         }
         out[at] = self.key_length as u8;
@@ -79,6 +126,10 @@ impl Header {
         at = put_leb128(out, at, self.sequence, self.sequence_width);
         out[at..at + width].copy_from_slice(&self.deadline.to_le_bytes()[..width]);
         at += width;
+        if let Some(accessed) = self.marks.accessed {
+            out[at..at + ACCESSED_BYTES].copy_from_slice(&accessed.to_le_bytes());
+            at += ACCESSED_BYTES;
+        }
         if self.flags != 0 {
             at = put_leb128(out, at, u64::from(self.flags), 0);
         }
@@ -94,7 +145,7 @@ impl Header {
     pub(crate) fn decode(bytes: &[u8], width: usize) -> Option<(Header, Layout)> {
         let (mut head, mut at, mut bits) = (*bytes.first()?, 1, 0);
         if head == EXTRAS {
-            (bits, head, at) = (*bytes.get(1)?, *bytes.get(2)?, 3);
+            (bits, head, at) = (*bytes.get(BITS_AT)?, *bytes.get(2)?, 3);
         }
         if head == 0 || usize::from(head) > MAX_KEY_LENGTH {
             return None;
@@ -107,6 +158,11 @@ impl Header {
         deadline.get_mut(..width)?.copy_from_slice(bytes.get(at..at + width)?);
         at += width;
         let (mut flags, mut cas) = (0, None);
+        let mut marks = Marks { stale: bits & STALE != 0, won: bits & WON != 0, accessed: None };
+        if bits & HAS_ACCESSED != 0 {
+            marks.accessed = Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+            at += ACCESSED_BYTES;
+        }
         if bits & HAS_FLAGS != 0 {
             flags = u32::try_from(get_leb128(bytes, &mut at)?).ok()?;
         }
@@ -126,6 +182,7 @@ impl Header {
                 deadline: u32::from_le_bytes(deadline),
                 flags,
                 cas,
+                marks,
             },
             Layout { sequence: sequence_at, deadline: deadline_at, key: at, value, end },
         ))
@@ -168,12 +225,17 @@ fn get_leb128(bytes: &[u8], at: &mut usize) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Header, MAX_HEADER, WIDE_SEQUENCE};
+    use super::{Header, MAX_HEADER, Marks, WIDE_SEQUENCE};
     use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, proptest};
 
+    fn marks() -> impl Strategy<Value = Marks> {
+        any::<(bool, bool, Option<u32>)>().prop_map(|(stale, won, accessed)| Marks { stale, won, accessed })
+    }
+
     fn headers() -> impl Strategy<Value = Header> {
-        (1_usize..=250, 0_usize..70_000, any::<u64>(), any::<u32>(), any::<u32>(), any::<Option<u64>>()).prop_map(
-            |(key_length, value_length, sequence, deadline, flags, cas)| Header {
+        let numbers = any::<(u64, u32, u32, Option<u64>)>();
+        (1_usize..=250, 0_usize..70_000, numbers, marks()).prop_map(
+            |(key_length, value_length, (sequence, deadline, flags, cas), marks)| Header {
                 key_length,
                 value_length,
                 sequence: sequence >> (flags % 64),
@@ -181,6 +243,7 @@ mod tests {
                 deadline,
                 flags: flags >> (deadline % 33).min(31),
                 cas,
+                marks,
             },
         )
     }
@@ -207,6 +270,20 @@ mod tests {
         }
 
         #[test]
+        fn marks_change_in_place_where_they_take_the_same_room(header in headers(), marks in marks(), width in 0_usize..=3) {
+            let header = Header { deadline: header.deadline & 0xff, ..header };
+            let mut bytes = vec![0; MAX_HEADER];
+            let length = header.encode(width, bytes.first_chunk_mut().unwrap());
+            bytes.resize(length + header.key_length + header.value_length, 0);
+            let (before, layout) = Header::decode(&bytes, width).unwrap();
+            let changed = marks.overwrite(&mut bytes, layout.deadline + width);
+            let (after, _) = Header::decode(&bytes, width).unwrap();
+            prop_assert_eq!(after, if changed { Header { marks, ..before } } else { before });
+            let has_extras = header.record_length(width) > Header { marks: Marks::default(), flags: 0, cas: None, ..header }.record_length(width);
+            prop_assert_eq!(changed, has_extras && header.marks.accessed.is_some() == marks.accessed.is_some());
+        }
+
+        #[test]
         fn any_bytes_decode_to_something_within_them(bytes: Vec<u8>, width in 0_usize..=4) {
             if let Some((header, layout)) = Header::decode(&bytes, width) {
                 prop_assert!(layout.end <= bytes.len());
@@ -225,9 +302,12 @@ mod tests {
             deadline: 60,
             flags: 0,
             cas: None,
+            marks: Marks::default(),
         };
         assert_eq!(header.record_length(2) - 46, 7);
         assert_eq!(Header { flags: 1, ..header }.record_length(2) - 46, 10);
         assert_eq!(Header { cas: Some(1), ..header }.record_length(2) - 46, 17);
+        let stale = Marks { stale: true, ..Marks::default() };
+        assert_eq!(Header { marks: stale, ..header }.record_length(2) - 46, 9);
     }
 }

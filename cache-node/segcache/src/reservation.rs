@@ -1,7 +1,7 @@
 //! Large values: room is made first, the value comes bit by bit, and only then the item can be seen.
 
 use crate::cache::Cache;
-use crate::record::{MAX_OVERHEAD, WIDE_SEQUENCE, put_leb128};
+use crate::record::{MAX_OVERHEAD, Marks, WIDE_SEQUENCE, put_leb128};
 use crate::segment::Location;
 use crate::store::{Draft, NOTHING, Piece, refusal};
 use crate::{Deadline, MAX_KEY_LENGTH, Mode, NewItem, Outcome, StoreError};
@@ -52,8 +52,8 @@ impl Cache {
         let NewItem { key, value: _, flags, deadline, cas } = *item;
         // A record needs some deadline, also one that will never be served.
         let written = if deadline.is_past(self.now) { Deadline::At(self.now) } else { deadline };
-        let draft =
-            Draft { value: [Piece::Unwritten(value_length), NOTHING], flags, cas, deadline: written, hit: false };
+        let value = [Piece::Unwritten(value_length), NOTHING];
+        let draft = Draft { value, flags, cas, deadline: written, hit: false, marks: Marks::default() };
         self.work_for_write(value_length);
         let segment = self.room(written, (MAX_OVERHEAD + value_length) as u32)?.segment;
         let header = self.header(segment, key, &draft, self.sequence, WIDE_SEQUENCE);
@@ -113,10 +113,10 @@ impl Cache {
         // Until the end of this the segment stays pinned, so that nothing moves the reserved bytes.
         let (result, kept) = if reservation.missing() > 0 {
             (Err(StoreError::Unfilled { missing: reservation.missing() }), false)
-        } else if matches!(mode, Mode::Append | Mode::Prepend) {
+        } else if matches!(mode, Mode::Append | Mode::Prepend | Mode::CasOrStale(_)) {
             let Reservation { location, value_at: within, length, flags, deadline, cas, .. } = reservation;
             let item = NewItem { key, value: &[], flags, deadline, cas };
-            (self.store_value(mode, &item, Piece::Stored { location, within, length }), false)
+            (self.store_value(mode, &item, Piece::Stored { location, within, length }, Marks::default()), false)
         } else {
             self.commit_in_place(&reservation, key, mode)
         };

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::record::{Header, Layout};
+use crate::record::{Header, Layout, Marks};
 use crate::volume::Region;
 
 /// No segment.
@@ -271,6 +271,14 @@ impl Segments {
     pub(crate) fn part(&self, location: Location, within: usize, length: usize) -> &[u8] {
         let from = self.start(location.segment) + location.offset as usize + within;
         &self.region.bytes()[from..from + length]
+    }
+
+    /// Changes a record's marks in place; says whether they take no more room than the ones that it has.
+    pub(crate) fn overwrite_marks(&mut self, location: Location, marks: Marks) -> bool {
+        let Some(record) = self.record(location) else { return false };
+        let deadline_end = record.layout.deadline + usize::from(self.get(location.segment).width);
+        let length = record.length() as usize;
+        marks.overwrite(self.part_mut(location, 0, length), deadline_end)
     }
 
     /// Copies `length` bytes from one record into another, each `within` bytes from its start.

@@ -1,6 +1,7 @@
 //! What a cache is told when it is made.
 
 use crate::bucket::Buckets;
+use crate::chronicle::Chronicle;
 use crate::ghost::Ghost;
 use crate::index::CHUNK;
 use crate::record::MAX_OVERHEAD;
@@ -84,7 +85,7 @@ pub(crate) struct Geometry {
     pub(crate) index_bytes: usize,
     /// The share of [`Eviction::S3Fifo`]'s ghost queue.
     pub(crate) ghost_bytes: usize,
-    /// The budget's share for the ghost queue and for metadata of segments and TTL buckets, whatever they hold.
+    /// The budget's share for the ghost queue and for metadata, whatever they hold.
     pub(crate) metadata_bytes: usize,
 }
 
@@ -99,6 +100,8 @@ const FEWEST_SEGMENTS: usize = 4;
 const MOST_SEGMENTS: usize = 1 << 27;
 /// The largest value: a segment's size must fit 32 bits with room to spare.
 const LARGEST_ITEM: usize = 1 << 30;
+/// Metadata that does not depend on the number of segments.
+const FIXED_METADATA: usize = Buckets::METADATA + Chronicle::METADATA;
 /// A record of one byte is half index.
 const INDEX_SHARE: usize = 2;
 
@@ -109,13 +112,13 @@ impl Settings {
             return Err(SettingsError::ItemSize { max_item_size, limit: LARGEST_ITEM });
         }
         let ghost_bytes = if self.eviction == Eviction::S3Fifo { Ghost::bytes(budget) } else { 0 };
-        let fixed = Buckets::METADATA + CHUNK + ghost_bytes;
+        let fixed = FIXED_METADATA + CHUNK + ghost_bytes;
         let smallest = Segments::size_for(MAX_OVERHEAD + max_item_size);
         let size =
             (budget / SEGMENT_SHARE).clamp(SMALLEST_SEGMENT, LARGEST_SEGMENT).max(smallest).next_multiple_of(PAGE);
         let segments = (budget.saturating_sub(fixed) / (size + Segments::METADATA)).min(MOST_SEGMENTS);
         if segments < FEWEST_SEGMENTS {
-            let needed = Buckets::METADATA + CHUNK + FEWEST_SEGMENTS * (size + Segments::METADATA);
+            let needed = FIXED_METADATA + CHUNK + FEWEST_SEGMENTS * (size + Segments::METADATA);
             let needed = if self.eviction == Eviction::S3Fifo { Ghost::with_ghost(needed) } else { needed };
             return Err(SettingsError::BudgetTooSmall { budget, max_item_size, needed });
         }
@@ -124,7 +127,7 @@ impl Settings {
             segments: segments as u32,
             index_bytes: (budget / INDEX_SHARE).next_multiple_of(CHUNK),
             ghost_bytes,
-            metadata_bytes: ghost_bytes + Buckets::METADATA + segments * Segments::METADATA,
+            metadata_bytes: ghost_bytes + FIXED_METADATA + segments * Segments::METADATA,
         })
     }
 }

@@ -5,7 +5,7 @@ use crate::cache::{Cache, Found};
 use crate::frequency;
 use crate::index::Slot;
 use crate::number::{self, Text};
-use crate::record::{Header, MAX_HEADER, leb128_length, put_leb128};
+use crate::record::{Header, MAX_HEADER, Marks, leb128_length, put_leb128};
 use crate::segment::{Location, NONE};
 use crate::{ArithmeticError, Deadline, Item, MAX_KEY_LENGTH, Mode, NewItem, Outcome, StoreError};
 
@@ -51,6 +51,7 @@ pub(crate) struct Draft<'a> {
     pub(crate) deadline: Deadline,
     /// Whether the item counts as read already.
     pub(crate) hit: bool,
+    pub(crate) marks: Marks,
 }
 
 impl Draft<'_> {
@@ -68,8 +69,17 @@ pub(crate) struct Old {
     pub(crate) flags: u32,
     pub(crate) cas: u64,
     pub(crate) deadline: Deadline,
+    pub(crate) marks: Marks,
     /// Where in the record the deadline stands.
-    deadline_at: usize,
+    pub(crate) deadline_at: usize,
+}
+
+impl Old {
+    /// The item as it is, to be written anew.
+    pub(crate) fn draft(&self) -> Draft<'static> {
+        let Old { slot, value, flags, cas, deadline, marks, .. } = *self;
+        Draft { value: [value, NOTHING], flags, cas: Some(cas), deadline, hit: slot.hit, marks }
+    }
 }
 
 impl Cache {
@@ -79,7 +89,7 @@ impl Cache {
     /// [`StoreError`]; what was there before is then still there.
     pub fn store(&mut self, mode: Mode, item: &NewItem<'_>) -> Result<Outcome, StoreError> {
         self.check_lengths(item.key, item.value.len())?;
-        self.store_value(mode, item, Piece::Bytes(item.value))
+        self.store_value(mode, item, Piece::Bytes(item.value), Marks::default())
     }
 
     /// Stores an item whatever was there.
@@ -163,19 +173,26 @@ impl Cache {
         let Some(old) = self.old(hash, key) else { return Ok(false) };
         if self.touch_in_place(&old, deadline) {
             self.note_read(old.slot, old.slot.hit);
+            self.note_access(old.slot);
             return Ok(true);
         }
-        let outcome = self.write_as(hash, key, old.value.len(), |old| match old {
-            None => Decision::Stop(Outcome::NotStored),
-            Some(old) => Decision::Write(Draft {
-                value: [old.value, NOTHING],
-                flags: old.flags,
-                cas: Some(old.cas),
-                deadline,
-                hit: old.slot.hit,
-            }),
+        let marks = self.accessed_now(old.marks);
+        self.rewrite(hash, key, old.value.len(), |old| Draft { deadline, marks, ..old.draft() })
+            .map(|stored| stored.is_some())
+    }
+
+    /// Writes the item under `key` anew, as `change` says; returns its CAS if it is there.
+    pub(crate) fn rewrite(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        length: usize,
+        change: impl Fn(&Old) -> Draft<'static>,
+    ) -> Result<Option<u64>, StoreError> {
+        let outcome = self.write_as(hash, key, length, |old| {
+            old.map_or(Decision::Stop(Outcome::NotStored), |old| Decision::Write(change(old)))
         })?;
-        Ok(matches!(outcome, Outcome::Stored { .. }))
+        Ok(if let Outcome::Stored { cas } = outcome { Some(cas) } else { None })
     }
 
     /// Gives the item under `key` another deadline and returns the item, which counts as read.
@@ -205,13 +222,20 @@ impl Cache {
         mode: Mode,
         item: &NewItem<'_>,
         value: Piece<'_>,
+        marks: Marks,
     ) -> Result<Outcome, StoreError> {
         let limit = self.max_item_size;
-        let new =
-            Draft { value: [value, NOTHING], flags: item.flags, cas: item.cas, deadline: item.deadline, hit: false };
+        let NewItem { flags, cas, deadline, .. } = *item;
+        let new = Draft { value: [value, NOTHING], flags, cas, deadline, hit: false, marks };
         self.write_as(self.hasher.hash(item.key), item.key, value.len(), |old| {
             if let Some(outcome) = refusal(mode, old) {
                 return Decision::Stop(outcome);
+            }
+            if let (Mode::CasOrStale(expected), Some(old)) = (mode, old)
+                && old.cas != expected
+            {
+                let marks = Marks { stale: true, won: old.marks.won, accessed: None };
+                return Decision::Write(Draft { deadline: old.deadline, marks, ..new });
             }
             let (Mode::Append | Mode::Prepend, Some(old)) = (mode, old) else { return Decision::Write(new) };
             let size = old.value.len() + value.len();
@@ -249,10 +273,8 @@ impl Cache {
             None => Decision::Stop(Outcome::NotFound),
             Some(old) => Decision::Write(Draft {
                 value: [Piece::Bytes(digits), Piece::Spaces(padding)],
-                flags: old.flags,
                 cas: None,
-                deadline: old.deadline,
-                hit: old.slot.hit,
+                ..old.draft()
             }),
         })?;
         if outcome == Outcome::NotFound { Err(ArithmeticError::NotFound) } else { Ok(number) }
@@ -283,11 +305,11 @@ impl Cache {
         let found = self.live(self.hasher.hash(key), key)?;
         let (slot, length) = (found.slot, found.record.length());
         let (at, value_length) = (found.record.layout.value, found.record.header.value_length);
-        let Item { value: _, flags, cas, deadline, hit_before } = self.item(slot)?;
+        let Item { value: _, flags, cas, deadline, hit_before, stale, won } = self.item(slot)?;
         self.totals.expired += 1;
         self.drop_item(slot, length);
         let value = self.segments.part(slot.location, at, value_length);
-        Some(Item { value, flags, cas, deadline, hit_before })
+        Some(Item { value, flags, cas, deadline, hit_before, stale, won })
     }
 
     /// The live item under `key`, as a write needs it.
@@ -295,8 +317,8 @@ impl Cache {
         let Found { slot, record } = self.live(hash, key)?;
         let (length, header, layout) = (record.length(), record.header, record.layout);
         let value = Piece::Stored { location: slot.location, within: layout.value, length: header.value_length };
-        let Item { value: _, flags, cas, deadline, hit_before: _ } = self.item(slot)?;
-        Some(Old { slot, length, value, flags, cas, deadline, deadline_at: layout.deadline })
+        let Item { flags, cas, deadline, .. } = self.item(slot)?;
+        Some(Old { slot, length, value, flags, cas, deadline, marks: header.marks, deadline_at: layout.deadline })
     }
 
     /// Writes what `decide` wants, seeing what is there under the key. It is asked again if making room has moved or
@@ -392,6 +414,7 @@ impl Cache {
             deadline,
             flags: draft.flags,
             cas: draft.cas,
+            marks: draft.marks,
         }
     }
 
@@ -549,7 +572,8 @@ pub(crate) fn refusal(mode: Mode, old: Option<&Old>) -> Option<Outcome> {
     match (mode, old) {
         (Mode::Set, _) | (Mode::Add, None) | (Mode::Replace | Mode::Append | Mode::Prepend, Some(_)) => None,
         (Mode::Cas(expected), Some(old)) => (old.cas != expected).then_some(Outcome::Exists),
-        (Mode::Cas(_), None) => Some(Outcome::NotFound),
+        (Mode::CasOrStale(expected), Some(old)) => (old.cas < expected).then_some(Outcome::Exists),
+        (Mode::Cas(_) | Mode::CasOrStale(_), None) => Some(Outcome::NotFound),
         (Mode::Add, Some(_)) | (Mode::Replace | Mode::Append | Mode::Prepend, None) => Some(Outcome::NotStored),
     }
 }

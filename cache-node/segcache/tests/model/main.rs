@@ -2,40 +2,16 @@
 //! but to eviction, values are byte for byte, CAS and counters are exact.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are not seen as tests by the linter")]
 
+mod operation;
+
 use std::collections::HashMap;
 
-use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
+use operation::{Kind, Operation, evictions, folded, operations};
+use proptest::prelude::{ProptestConfig, proptest};
 use segcache::{ArithmeticError, Cache, Deadline, Eviction, Mode, NewItem, Outcome, Settings, StoreError};
 
 const START: u64 = 1_800_000_000;
 const LARGEST: usize = 3000;
-
-#[derive(Clone, Debug)]
-enum Operation {
-    Get(u16),
-    Peek(u16),
-    Store { mode: Kind, key: u16, length: usize, flags: u32, ttl: Option<i64>, cas: Option<u64> },
-    Reserve { mode: Kind, key: u16, length: usize, ttl: Option<i64>, commit: bool, between: u16 },
-    Number { key: u16, text: String, ttl: Option<i64> },
-    Count { key: u16, delta: u64, up: bool },
-    Touch { key: u16, ttl: Option<i64>, get: bool },
-    Delete(u16),
-    Flush(Option<u64>),
-    Advance(u64),
-    Fill { first: u16, count: u16, length: usize, ttl: Option<i64> },
-    Maintain,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Set,
-    Add,
-    Replace,
-    Append,
-    Prepend,
-    /// With the CAS that is there, or with a wrong one.
-    Cas(bool),
-}
 
 #[derive(Clone, Debug, PartialEq)]
 struct Known {
@@ -44,6 +20,23 @@ struct Known {
     cas: u64,
     deadline: Deadline,
     read: bool,
+    stale: bool,
+    won: bool,
+    /// When it was written.
+    written: u64,
+    /// When it was last used, where the cache keeps that.
+    accessed: Option<u64>,
+}
+
+impl Known {
+    fn read_at(&mut self, now: u64) {
+        self.read = true;
+        self.touched_at(now);
+    }
+
+    fn touched_at(&mut self, now: u64) {
+        self.accessed = self.accessed.map(|_| now);
+    }
 }
 
 struct Model {
@@ -52,61 +45,6 @@ struct Model {
     flush_at: Option<u64>,
     last_cas: u64,
     writes: u64,
-}
-
-fn ttls() -> impl Strategy<Value = Option<i64>> {
-    prop_oneof![
-        2 => Just(None),
-        6 => (0_i64..100).prop_map(Some),
-        3 => (0_i64..5_000).prop_map(Some),
-        1 => (0_i64..10_000_000).prop_map(Some),
-        1 => Just(Some(-1)),
-    ]
-}
-
-fn kinds() -> impl Strategy<Value = Kind> {
-    prop_oneof![
-        5 => Just(Kind::Set),
-        1 => Just(Kind::Add),
-        1 => Just(Kind::Replace),
-        1 => Just(Kind::Append),
-        1 => Just(Kind::Prepend),
-        2 => any::<bool>().prop_map(Kind::Cas),
-    ]
-}
-
-fn operations(keys: u16) -> impl Strategy<Value = Operation> {
-    let lengths = || prop_oneof![8 => 0_usize..200, 2 => 0..LARGEST + 2];
-    let flags = prop_oneof![3 => Just(0_u32), 1 => 0_u32..300, 1 => any::<u32>()];
-    let own_cas = prop_oneof![9 => Just(None), 1 => any::<u64>().prop_map(Some)];
-    let number = prop_oneof![
-        any::<u64>().prop_map(|n| n.to_string()),
-        Just("007".to_owned()),
-        Just("5   ".to_owned()),
-        Just("18446744073709551615".to_owned()),
-        Just("nine".to_owned()),
-        Just("99".to_owned()),
-    ];
-    prop_oneof![
-        20 => (0..keys).prop_map(Operation::Get),
-        3 => (0..keys).prop_map(Operation::Peek),
-        30 => (kinds(), 0..keys, lengths(), flags, ttls(), own_cas).prop_map(|(mode, key, length, flags, ttl, cas)| {
-            Operation::Store { mode, key, length, flags, ttl, cas }
-        }),
-        4 => (kinds(), 0..keys, lengths(), ttls(), any::<bool>(), 0..keys).prop_map(
-            |(mode, key, length, ttl, commit, between)| Operation::Reserve { mode, key, length, ttl, commit, between }
-        ),
-        3 => (0..keys, number, ttls()).prop_map(|(key, text, ttl)| Operation::Number { key, text, ttl }),
-        6 => (0..keys, prop_oneof![0_u64..1000, any::<u64>()], any::<bool>())
-            .prop_map(|(key, delta, up)| Operation::Count { key, delta, up }),
-        6 => (0..keys, ttls(), any::<bool>()).prop_map(|(key, ttl, get)| Operation::Touch { key, ttl, get }),
-        5 => (0..keys).prop_map(Operation::Delete),
-        1 => prop_oneof![Just(None), (0_u64..20).prop_map(Some)].prop_map(Operation::Flush),
-        8 => prop_oneof![5 => 0_u64..5, 2 => 0_u64..200, 1 => 0_u64..100_000].prop_map(Operation::Advance),
-        3 => (0..keys, 0_u16..300, 0_usize..100, ttls())
-            .prop_map(|(first, count, length, ttl)| Operation::Fill { first, count, length, ttl }),
-        3 => Just(Operation::Maintain),
-    ]
 }
 
 fn key_bytes(key: u16) -> Vec<u8> {
@@ -153,11 +91,18 @@ impl Model {
             return too_large(value.len());
         }
         let old = self.live(key).cloned();
+        let (mut stale, mut won) = (false, false);
         let (value, flags, deadline) = match (mode, old) {
+            (Mode::CasOrStale(expected), Some(old)) if expected < old.cas => {
+                (stale, won) = (true, old.won);
+                (value, flags, old.deadline)
+            }
             (Mode::Set, _) | (Mode::Add, None) | (Mode::Replace, Some(_)) => (value, flags, deadline),
-            (Mode::Cas(expected), Some(old)) if old.cas == expected => (value, flags, deadline),
-            (Mode::Cas(_), Some(_)) => return Expected::Is(Ok(Outcome::Exists)),
-            (Mode::Cas(_), None) => return Expected::Is(Ok(Outcome::NotFound)),
+            (Mode::Cas(expected) | Mode::CasOrStale(expected), Some(old)) if old.cas == expected => {
+                (value, flags, deadline)
+            }
+            (Mode::Cas(_) | Mode::CasOrStale(_), Some(_)) => return Expected::Is(Ok(Outcome::Exists)),
+            (Mode::Cas(_) | Mode::CasOrStale(_), None) => return Expected::Is(Ok(Outcome::NotFound)),
             (Mode::Append, Some(old)) => ([old.value, value].concat(), old.flags, old.deadline),
             (Mode::Prepend, Some(old)) => ([value, old.value].concat(), old.flags, old.deadline),
             (Mode::Add | Mode::Replace | Mode::Append | Mode::Prepend, _) => {
@@ -167,7 +112,13 @@ impl Model {
         if value.len() > LARGEST {
             return too_large(value.len());
         }
-        Expected::Stored(Known { value, flags, cas: 0, deadline, read: false })
+        Expected::Stored(Known { stale, won, ..self.fresh(value, flags, deadline) })
+    }
+
+    /// An item that is stored now.
+    fn fresh(&self, value: Vec<u8>, flags: u32, deadline: Deadline) -> Known {
+        let written = self.now;
+        Known { value, flags, cas: 0, deadline, read: false, stale: false, won: false, written, accessed: None }
     }
 }
 
@@ -225,6 +176,11 @@ impl Pair {
                 assert_eq!((item.flags, item.cas), (known.flags, known.cas), "flags and cas of {key}");
                 assert_eq!(item.deadline, known.deadline, "deadline of {key}");
                 assert_eq!(item.hit_before, known.read, "hit of {key}");
+                assert_eq!((item.stale, item.won), (known.stale, known.won), "marks of {key}");
+                let used = known.accessed.map_or(known.written, |accessed| accessed.max(known.written));
+                let told = self.cache.last_access(&bytes).unwrap();
+                let may_be_early = if known.accessed == Some(used) { 0 } else { (self.model.now - used) / 15 };
+                assert!((used - may_be_early..=used).contains(&told), "{key}: used at {used}, told {told}");
             }
             (item, known) => panic!("{key} at {}: cache has {item:?}, model has {known:?}", self.model.now),
         }
@@ -252,6 +208,10 @@ impl Pair {
             Kind::Replace => Mode::Replace,
             Kind::Append => Mode::Append,
             Kind::Prepend => Mode::Prepend,
+            Kind::CasOrStale(offset) => {
+                let cas = self.model.live(key).map_or(1, |known| known.cas);
+                Mode::CasOrStale(cas.wrapping_add_signed(offset))
+            }
             Kind::Cas(right) => {
                 let cas = self.model.live(key).map_or(1, |known| known.cas);
                 Mode::Cas(if right { cas } else { cas ^ 1 })
@@ -322,7 +282,7 @@ impl Pair {
                 self.cache.prefetch_item(&bytes);
                 let found = self.cache.get(&bytes).is_some();
                 assert_eq!(found, self.model.live(key).is_some());
-                self.model.items.entry(key).and_modify(|known| known.read = true);
+                self.model.items.entry(key).and_modify(|known| known.read_at(now));
                 self.check(key);
             }
             Operation::Peek(key) => self.check(key),
@@ -340,6 +300,10 @@ impl Pair {
             }
             Operation::Count { key, delta, up } => self.count(key, delta, up),
             Operation::Touch { key, ttl, get } => self.touch(key, deadline(ttl, now), get),
+            Operation::MarkStale { key, ttl, cas } => self.mark_stale(key, ttl.map(|ttl| deadline(ttl, now)), cas),
+            Operation::Vivify { key, ttl } => self.vivify(key, deadline(ttl, now)),
+            Operation::Win(key) => self.win(key),
+            Operation::KeepAccess(key) => self.keep_access(key),
             Operation::Delete(key) => {
                 self.check(key);
                 assert_eq!(self.cache.delete(&key_bytes(key)), self.model.live(key).is_some());
@@ -409,7 +373,7 @@ impl Pair {
         self.check(key);
         let bytes = key_bytes(key);
         let was_there = self.model.live(key).is_some();
-        let stored = self.cache.counters().stored;
+        let (stored, now) = (self.cache.counters().stored, self.model.now);
         let answer = if get {
             self.cache.get_and_touch(&bytes, deadline).map(|item| item.is_some())
         } else {
@@ -424,6 +388,10 @@ impl Pair {
                     self.model.items.entry(key).and_modify(|known| {
                         known.deadline = deadline;
                         known.read |= get;
+                        known.touched_at(now);
+                        if copies > 0 {
+                            known.written = now;
+                        }
                     });
                 }
                 self.follow_evictions();
@@ -432,6 +400,94 @@ impl Pair {
             Err(error) => assert!(matches!(error, StoreError::OutOfMemory { .. }) && !self.may_evict),
         }
         self.model.last_cas += copies;
+        self.check(key);
+    }
+
+    /// Calls what changes an item that is there, and may write it anew. Returns the answer, unless there was no room or
+    /// the item was evicted to make some.
+    fn change<T>(
+        &mut self,
+        key: u16,
+        change: impl FnOnce(&mut Cache, &[u8]) -> Result<Option<T>, StoreError>,
+    ) -> Option<T> {
+        self.check(key);
+        let was_there = self.model.live(key).is_some();
+        let stored = self.cache.counters().stored;
+        let answer = change(&mut self.cache, &key_bytes(key));
+        let copies = self.cache.counters().stored - stored;
+        self.model.writes += copies;
+        self.follow_evictions();
+        match answer {
+            Err(error) => assert!(matches!(error, StoreError::OutOfMemory { .. }) && !self.may_evict),
+            Ok(None) => assert!(!was_there || self.may_evict && self.model.live(key).is_none()),
+            Ok(Some(answer)) => {
+                assert!(was_there);
+                let now = self.model.now;
+                if copies > 0 {
+                    self.model.items.entry(key).and_modify(|known| known.written = now);
+                }
+                return Some(answer);
+            }
+        }
+        None
+    }
+
+    fn mark_stale(&mut self, key: u16, deadline: Option<Deadline>, own_cas: Option<u64>) {
+        let changed = self.change(key, |cache, bytes| cache.mark_stale(bytes, deadline, own_cas));
+        if let (Some(cas), Some(known)) = (changed, self.model.items.get_mut(&key)) {
+            match own_cas {
+                Some(own) => assert_eq!(cas, own),
+                None => {
+                    assert!(cas > self.model.last_cas);
+                    self.model.last_cas = cas;
+                }
+            }
+            (known.stale, known.won, known.cas) = (true, false, cas);
+            known.deadline = deadline.unwrap_or(known.deadline);
+        }
+        self.check(key);
+    }
+
+    fn vivify(&mut self, key: u16, deadline: Deadline) {
+        self.check(key);
+        let bytes = key_bytes(key);
+        let was_there = self.model.live(key).is_some();
+        match self.cache.vivify(&bytes, deadline) {
+            Ok(true) => {
+                assert!(!was_there || self.may_evict && self.cache.counters().evicted > self.evicted_seen);
+                let item = self.cache.peek(&bytes).map(|item| item.cas);
+                assert_eq!(item.is_some(), !deadline.is_past(self.model.now));
+                if let Some(cas) = item {
+                    assert!(cas > self.model.last_cas);
+                    (self.model.last_cas, self.model.writes) = (cas, self.model.writes + 1);
+                    let fresh = self.model.fresh(Vec::new(), 0, deadline);
+                    self.model.items.insert(key, Known { cas, won: true, ..fresh });
+                }
+            }
+            Ok(false) => assert!(was_there),
+            Err(error) => assert!(matches!(error, StoreError::OutOfMemory { .. }) && !self.may_evict),
+        }
+        self.check(key);
+    }
+
+    /// Of all who ask one is told to renew an item, until it is written or marked as stale.
+    fn win(&mut self, key: u16) {
+        let won = self.change(key, |cache, bytes| {
+            let item = cache.peek(bytes).map(|item| item.won);
+            cache.win(bytes).map(|won| item.map(|_| won))
+        });
+        if let (Some(won), Some(known)) = (won, self.model.items.get_mut(&key)) {
+            assert_eq!(won, !known.won);
+            known.won = true;
+        }
+        self.check(key);
+    }
+
+    fn keep_access(&mut self, key: u16) {
+        let kept = self.change(key, |cache, bytes| cache.keep_access(bytes).map(|kept| kept.then_some(())));
+        if let (Some(()), Some(known)) = (kept, self.model.items.get_mut(&key)) {
+            known.accessed = Some(self.model.now);
+        }
         self.check(key);
     }
 
@@ -452,7 +508,7 @@ impl Pair {
                 assert!(cas > self.model.last_cas);
                 self.model.last_cas = cas;
                 self.model.writes += 1;
-                self.model.items.insert(key, Known { value, cas, ..old });
+                self.model.items.insert(key, Known { value, cas, written: self.model.now, ..old });
             }
             (Some(_), Some(_), Err(ArithmeticError::Store(StoreError::OutOfMemory { .. }))) => assert!(!self.may_evict),
             (Some(_), Some(_), Err(ArithmeticError::NotFound)) => {
@@ -464,18 +520,6 @@ impl Pair {
         }
         self.check(key);
     }
-}
-
-fn evictions() -> impl Strategy<Value = Eviction> {
-    prop_oneof![
-        2 => Just(Eviction::None),
-        1 => Just(Eviction::Random),
-        1 => Just(Eviction::Fifo),
-        1 => Just(Eviction::ClosestToExpiration),
-        1 => Just(Eviction::Utilization),
-        3 => Just(Eviction::Merge),
-        1 => Just(Eviction::S3Fifo),
-    ]
 }
 
 proptest! {
@@ -500,20 +544,4 @@ proptest! {
         }
         pair.check_all();
     }
-}
-
-/// The operation with its key among the first `keys`.
-fn folded(mut operation: Operation, keys: u16) -> Operation {
-    match &mut operation {
-        Operation::Get(key)
-        | Operation::Peek(key)
-        | Operation::Store { key, .. }
-        | Operation::Reserve { key, .. }
-        | Operation::Number { key, .. }
-        | Operation::Count { key, .. }
-        | Operation::Touch { key, .. }
-        | Operation::Delete(key) => *key %= keys,
-        Operation::Fill { .. } | Operation::Flush(_) | Operation::Advance(_) | Operation::Maintain => (),
-    }
-    operation
 }
