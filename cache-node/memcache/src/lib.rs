@@ -7,6 +7,7 @@ mod command;
 mod meta;
 mod number;
 mod parse;
+mod plain;
 mod reply;
 
 pub use command::{Command, Rejection, Span, Verb};

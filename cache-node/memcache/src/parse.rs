@@ -3,6 +3,7 @@
 use crate::command::{Command, Rejection, Span, Verb};
 use crate::meta::{MOST_WORDS, MetaFlags, MetaOptions, MetaVerb};
 use crate::number;
+use crate::plain;
 
 /// The longest key in bytes.
 pub const MAX_KEY_LENGTH: usize = 250;
@@ -55,7 +56,13 @@ pub enum Step {
 ///
 /// Total: every input gives a step, and a command or [`Step::TooLong`] is reached after a bounded number of bytes.
 #[must_use]
+#[inline]
 pub fn parse(input: &[u8], start: usize, scanned: usize, limits: Limits) -> Step {
+    plain::request(input, start, limits).unwrap_or_else(|| parse_any(input, start, scanned, limits))
+}
+
+/// As [`parse`], of requests in any form.
+pub(crate) fn parse_any(input: &[u8], start: usize, scanned: usize, limits: Limits) -> Step {
     let rest = input.get(start..).unwrap_or_default();
     let known = scanned.min(rest.len());
     let Some(length) = memchr::memchr(b'\n', &rest[known..]).map(|at| at + known) else {

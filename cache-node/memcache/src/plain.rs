@@ -1,0 +1,230 @@
+//! Requests in their plain form, in which clients write nearly all of them: one space between words, numbers of nothing
+//! but digits, nothing behind the last word. They are read in one pass.
+//!
+//! Whatever else a line may be, and every error, is for `parse.rs` to decide: what is read here is read there in the same
+//! way, only slower. A test holds the two together.
+
+use crate::command::{Command, Span, Verb};
+use crate::meta::MetaVerb;
+use crate::parse::{Limits, MAX_KEY_LENGTH, Step};
+
+const LINE_END: &[u8; 2] = b"\r\n";
+/// A number of up to so many digits fits into 63 bits; flags and lengths have fewer.
+const MOST_DIGITS: usize = 18;
+const MOST_SHORT_DIGITS: usize = 9;
+/// Flags of `mg` that have no token and do not depend on each other.
+const BARE_FLAGS: &[u8] = b"cfkstv";
+
+/// The request at `start`, where it is plain and whole.
+#[inline]
+pub(crate) fn request(input: &[u8], start: usize, limits: Limits) -> Option<Step> {
+    let verb = input.get(start..)?.first_chunk::<4>()?;
+    match verb {
+        b"get " => get(input, start + 4),
+        b"set " => set(input, start + 4, limits),
+        [b'm', b'g', b' ', _] => meta_get(input, start + 3),
+        [b'm', b's', b' ', _] => meta_set(input, start + 3, limits),
+        _ => None,
+    }
+}
+
+fn get(input: &[u8], at: usize) -> Option<Step> {
+    let (keys, end) = key(input, at)?;
+    let next = line_end(input, end)?;
+    Some(Step::Command { command: Command::Get { keys, with_cas: false }, next })
+}
+
+fn set(input: &[u8], at: usize, limits: Limits) -> Option<Step> {
+    let (key, end) = key(input, at)?;
+    let (flags, end) = number(input, space(input, end)?, MOST_SHORT_DIGITS)?;
+    let (exptime, end) = number(input, space(input, end)?, MOST_DIGITS)?;
+    let (length, end) = number(input, space(input, end)?, MOST_SHORT_DIGITS)?;
+    let (value, next) = value(input, line_end(input, end)?, length as usize, limits)?;
+    let (flags, exptime) = (flags as u32, exptime as i64);
+    let command = Command::Store { verb: Verb::Set, key, value, flags, exptime, noreply: false };
+    Some(Step::Command { command, next })
+}
+
+fn meta_get(input: &[u8], at: usize) -> Option<Step> {
+    let (key, end) = key(input, at)?;
+    let (flags, end) = bare_flags(input, end)?;
+    let next = line_end(input, end)?;
+    Some(Step::Command { command: Command::Meta { verb: MetaVerb::Get, key, flags }, next })
+}
+
+fn meta_set(input: &[u8], at: usize, limits: Limits) -> Option<Step> {
+    let (key, end) = key(input, at)?;
+    let (length, end) = number(input, space(input, end)?, MOST_SHORT_DIGITS)?;
+    let (value, next) = value(input, line_end(input, end)?, length as usize, limits)?;
+    Some(Step::Command { command: Command::MetaSet { key, flags: Span::new(end, 0), value }, next })
+}
+
+/// A key of legal length from `at` on, and where it ends.
+#[inline]
+fn key(input: &[u8], at: usize) -> Option<(Span, usize)> {
+    let end = word_end(input, at);
+    (1..=MAX_KEY_LENGTH).contains(&(end - at)).then(|| (Span::new(at, end - at), end))
+}
+
+/// Where the first byte from `at` on is that is not above a space, or the input ends.
+#[inline]
+fn word_end(input: &[u8], at: usize) -> usize {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES << 7;
+    let mut at = at;
+    while let Some(chunk) = input.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(*chunk);
+        // A byte's high bit is set where the byte is below 0x21. A borrow can only spoil bytes behind the first such.
+        let low = word.wrapping_sub(ONES * 0x21) & !word & HIGH;
+        if low != 0 {
+            return at + low.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    at + input.get(at..).unwrap_or_default().iter().take_while(|byte| **byte > b' ').count()
+}
+
+/// The place behind the one space at `at`.
+#[inline]
+fn space(input: &[u8], at: usize) -> Option<usize> {
+    (input.get(at) == Some(&b' ')).then_some(at + 1)
+}
+
+/// The place behind the line end at `at`.
+#[inline]
+fn line_end(input: &[u8], at: usize) -> Option<usize> {
+    (input.get(at..)?.first_chunk() == Some(LINE_END)).then_some(at + LINE_END.len())
+}
+
+/// A number of up to `most` digits at `at`, and where it ends.
+#[inline]
+fn number(input: &[u8], at: usize, most: usize) -> Option<(u64, usize)> {
+    let (mut number, mut end) = (0, at);
+    while let Some(digit) = input.get(end).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {
+        if end - at == most {
+            return None;
+        }
+        number = number * 10 + u64::from(digit);
+        end += 1;
+    }
+    (end > at).then_some((number, end))
+}
+
+/// A value of `length` bytes at `at` with its line end, where all of it is there, and the place behind it.
+#[inline]
+fn value(input: &[u8], at: usize, length: usize, limits: Limits) -> Option<(Span, usize)> {
+    if length > limits.max_value {
+        return None;
+    }
+    Some((Span::new(at, length), line_end(input, at + length)?))
+}
+
+/// Flags of one letter each from `at` on, none of them twice, and where they end.
+#[inline]
+fn bare_flags(input: &[u8], at: usize) -> Option<(Span, usize)> {
+    let (mut seen, mut end) = (0_u32, at);
+    while input.get(end) == Some(&b' ') {
+        let letter = *input.get(end + 1)?;
+        let bit = 1 << (letter & 31);
+        if !BARE_FLAGS.contains(&letter) || seen & bit != 0 {
+            return None;
+        }
+        seen |= bit;
+        end += 2;
+    }
+    let start = if end > at { at + 1 } else { at };
+    Some((Span::new(start, end - start), end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{request, word_end};
+    use crate::command::Command;
+    use crate::parse::{Limits, Step, parse_any};
+    use proptest::prelude::{Just, Strategy, any};
+    use proptest::{collection::vec, prop_assert_eq, prop_oneof, proptest};
+
+    const LIMITS: Limits = Limits { max_value: 1000 };
+
+    /// Lines that are plain, or nearly.
+    fn lines() -> impl Strategy<Value = Vec<u8>> {
+        let word = prop_oneof![
+            4 => "[a-z0-9]{1,12}",
+            4 => "[0-9]{1,3}",
+            1 => "[0-9]{8,21}",
+            1 => "[-+]?[0-9]{1,2}",
+            2 => Just("v".to_owned()),
+            2 => "[a-zA-Z]",
+            1 => Just("noreply".to_owned()),
+            1 => "x{240,260}",
+            1 => "[\\x00-\\x20\\x7f\\xff]{1,3}",
+        ];
+        let verb = prop_oneof![Just("get"), Just("set"), Just("mg"), Just("ms"), Just("gets"), Just("touch")];
+        let space = prop_oneof![12 => Just(" "), 1 => Just("  "), 1 => Just("\t"), 1 => Just("")];
+        let end = prop_oneof![8 => Just("\r\n"), 1 => Just("\n"), 1 => Just(" \r\n"), 1 => Just("\r"), 1 => Just("")];
+        (verb, vec((space, word), 0..6), end, vec(any::<u8>(), 0..6), any::<bool>()).prop_map(
+            |(verb, words, end, value, has_value_end)| {
+                let words: String = words.into_iter().map(|(space, word)| space.to_owned() + &word).collect();
+                let value_end: &[u8] = if has_value_end { b"\r\n" } else { b"" };
+                [format!("{verb}{words}{end}").as_bytes(), &value, value_end].concat()
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_plain_is_read_as_any_other_request(before in vec(any::<u8>(), 0..9), line in lines()) {
+            let input = [&before[..], &line].concat();
+            if let Some(step) = request(&input, before.len(), LIMITS) {
+                prop_assert_eq!(step, parse_any(&input, before.len(), 0, LIMITS), "{}", line.escape_ascii());
+            }
+        }
+
+        #[test]
+        fn a_word_ends_at_the_first_byte_up_to_a_space(input: Vec<u8>, at in 0_usize..20) {
+            let at = at.min(input.len());
+            let expected = input[at..].iter().position(|byte| *byte <= b' ').map_or(input.len(), |end| at + end);
+            prop_assert_eq!(word_end(&input, at), expected);
+        }
+    }
+
+    #[test]
+    fn what_clients_usually_send_is_plain() {
+        for line in [
+            &b"get key\r\n"[..],
+            b"set key 0 3600 5\r\nvalue\r\n",
+            b"mg key v\r\n",
+            b"mg key\r\n",
+            b"mg key s v t\r\n",
+            b"ms key 5\r\nvalue\r\n",
+        ] {
+            let Some(Step::Command { next, .. }) = request(line, 0, LIMITS) else {
+                panic!("{} is not", line.escape_ascii())
+            };
+            assert_eq!(next, line.len());
+        }
+    }
+
+    #[test]
+    fn what_is_not_whole_or_not_plain_is_left() {
+        for line in [
+            &b"get key\r"[..],
+            b"get key",
+            b"get \r\n",
+            b"get a b\r\n",
+            b"set key 0 0 5\r\nvalue",
+            b"set key 0 0 5\r\nvalues\r\n",
+            b"set key 0 0 5 noreply\r\nvalue\r\n",
+            b"set key 0 0 1001\r\n",
+            b"mg key v v\r\n",
+            b"mg key Oabc\r\n",
+            b"version\r\n",
+            b"",
+        ] {
+            assert_eq!(request(line, 0, LIMITS), None, "{}", line.escape_ascii());
+        }
+        let long = [b"get ", &[b'k'; 251][..], b"\r\n"].concat();
+        assert_eq!(request(&long, 0, LIMITS), None);
+        assert!(matches!(parse_any(&long, 0, 0, LIMITS), Step::Command { command: Command::Reject { .. }, .. }));
+    }
+}
