@@ -51,13 +51,16 @@ pub fn execute(batch: &mut Batch, cache: &mut Cache, context: Context<'_>) {
 /// twice. To be called for all batches of a turn first, then [`prefetch_items`], then [`execute`].
 pub fn prefetch_keys(batch: &Batch, cache: &Cache) {
     let (commands, input) = batch.waiting();
-    commands.iter().filter_map(|command| key_of(command, input)).for_each(|key| cache.prefetch(key));
+    commands.iter().filter_map(|command| key_of(command, input)).for_each(|key| cache.prefetch(cache.hash_of(key)));
 }
 
 /// Has the records of the batch's keys fetched.
 pub fn prefetch_items(batch: &Batch, cache: &Cache) {
     let (commands, input) = batch.waiting();
-    commands.iter().filter_map(|command| key_of(command, input)).for_each(|key| cache.prefetch_item(key));
+    commands
+        .iter()
+        .filter_map(|command| key_of(command, input))
+        .for_each(|key| cache.prefetch_item(cache.hash_of(key)));
 }
 
 /// The first key that a command looks up.
@@ -251,8 +254,8 @@ fn look_ahead(keys: &[u8], from: usize, cache: &Cache) {
         })
         .take(LOOK_AHEAD)
     };
-    ahead().for_each(|key| cache.prefetch(key));
-    ahead().for_each(|key| cache.prefetch_item(key));
+    ahead().for_each(|key| cache.prefetch(cache.hash_of(key)));
+    ahead().for_each(|key| cache.prefetch_item(cache.hash_of(key)));
 }
 
 fn store(verb: Verb, item: &NewItem<'_>, cache: &mut Cache, counters: &Counters) -> Reply {

@@ -58,10 +58,11 @@ fn operations(criterion: &mut Criterion) {
         bench("get miss", &mut |cache, keys| assert!(cache.get(&keys.next(items)).is_none()));
         bench("get 32 prefetched", &mut |cache, keys| {
             let batch: [[u8; 14]; 32] = std::array::from_fn(|_| keys.next(0));
-            batch.iter().for_each(|key| cache.prefetch(key));
-            batch.iter().for_each(|key| cache.prefetch_item(key));
-            for key in &batch {
-                black_box(cache.get(key).map(|item| item.value[0]));
+            let hashes = batch.map(|key| cache.hash_of(&key));
+            hashes.iter().for_each(|hash| cache.prefetch(*hash));
+            hashes.iter().for_each(|hash| cache.prefetch_item(*hash));
+            for (key, hash) in batch.iter().zip(hashes) {
+                black_box(cache.get_hashed(hash, key).map(|item| item.value[0]));
             }
         });
         bench("touch", &mut |cache, keys| assert!(cache.touch(&keys.next(0), LATER).unwrap()));

@@ -4,9 +4,10 @@ use crate::bucket::{Buckets, NEVER};
 use crate::chronicle::Chronicle;
 use crate::frequency;
 use crate::ghost::Ghost;
-use crate::hash::{KeyHasher, Random};
+use crate::hash::{KeyHash, KeyHasher, Random};
 use crate::index::{Index, Slot};
 use crate::maintenance::Maintenance;
+use crate::record::{Header, Layout};
 use crate::segment::{Location, Record, Segments, State};
 use crate::settings::Geometry;
 use crate::{Counters, Deadline, Eviction, Item, Settings, SettingsError, TtlBucket};
@@ -53,6 +54,14 @@ pub(crate) struct Totals {
 pub(crate) struct Found<'a> {
     pub(crate) slot: Slot,
     pub(crate) record: Record<'a>,
+}
+
+/// An item of the index and where its record has what, without the record itself.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) slot: Slot,
+    pub(crate) header: Header,
+    pub(crate) layout: Layout,
 }
 
 impl Cache {
@@ -108,17 +117,28 @@ impl Cache {
         self.now
     }
 
+    /// The hash of a key, for the operations that take one. Whoever looks a key up in several steps computes it once.
+    #[must_use]
+    #[inline]
+    pub fn hash_of(&self, key: &[u8]) -> KeyHash {
+        KeyHash(self.hasher.hash(key))
+    }
+
     /// The item under `key`, which counts as read.
     #[inline]
     pub fn get(&mut self, key: &[u8]) -> Option<Item<'_>> {
-        let hash = self.hasher.hash(key);
-        let Found { slot, record } = self.live(hash, key)?;
-        let is_access_kept = record.header.marks.accessed.is_some();
-        self.note_read(slot, true);
-        if is_access_kept {
-            self.note_access(slot);
+        self.get_hashed(self.hash_of(key), key)
+    }
+
+    /// [`Cache::get`] of a key whose hash is known.
+    #[inline]
+    pub fn get_hashed(&mut self, hash: KeyHash, key: &[u8]) -> Option<Item<'_>> {
+        let place = self.live_place(hash.0, key)?;
+        self.note_read(place.slot, true);
+        if place.header.marks.accessed.is_some() {
+            self.note_access(place.slot);
         }
-        self.item(slot)
+        Some(self.item_of(place.slot, &self.record_of(&place)))
     }
 
     /// Lets the index know that an item was used once more, and whether it counts as hit.
@@ -133,19 +153,28 @@ impl Cache {
     /// The item under `key`, without counting as read.
     #[must_use]
     pub fn peek(&self, key: &[u8]) -> Option<Item<'_>> {
-        let found = self.find(self.hasher.hash(key), key)?;
-        if self.end_of(&found).is_some() { None } else { self.item(found.slot) }
+        self.peek_hashed(self.hash_of(key), key)
     }
 
-    /// Asks the processor to fetch the part of the index that `key` is in. For a batch: prefetch all keys, then
-    /// [`Cache::prefetch_item`] all keys, then execute.
-    pub fn prefetch(&self, key: &[u8]) {
-        self.index.prefetch(self.hasher.hash(key));
+    /// [`Cache::peek`] of a key whose hash is known.
+    #[must_use]
+    pub fn peek_hashed(&self, hash: KeyHash, key: &[u8]) -> Option<Item<'_>> {
+        let found = self.find(hash.0, key)?;
+        if self.end_of(&found).is_some() { None } else { Some(self.item_of(found.slot, &found.record)) }
     }
 
-    /// Asks the processor to fetch the record that `key` is in; reads the index for it.
-    pub fn prefetch_item(&self, key: &[u8]) {
-        self.index.candidates(self.hasher.hash(key), |location| self.segments.prefetch(location));
+    /// Asks the processor to fetch the part of the index that a key of this hash is in. For a batch of requests: hash all
+    /// keys and prefetch them, then [`Cache::prefetch_item`] all of them, then [`Cache::get_hashed`] or
+    /// [`Cache::store_hashed`] one after the other: the waits for memory then overlap.
+    #[inline]
+    pub fn prefetch(&self, hash: KeyHash) {
+        self.index.prefetch(hash.0);
+    }
+
+    /// Asks the processor to fetch the record of a key of this hash; reads the index for it.
+    #[inline]
+    pub fn prefetch_item(&self, hash: KeyHash) {
+        self.index.candidates(hash.0, |location| self.segments.prefetch(location));
     }
 
     /// Removes the item under `key`; says whether it was there.
@@ -183,7 +212,7 @@ impl Cache {
             .filter_map(|(location, record)| {
                 let slot = self.index.find_location(self.hasher.hash(record.key()), location)?;
                 let ended = self.end_of(&Found { slot, record }).is_some();
-                if ended { None } else { Some((record.key(), self.item(slot)?)) }
+                if ended { None } else { Some((record.key(), self.item_of(slot, &record))) }
             })
     }
 
@@ -225,21 +254,37 @@ impl Cache {
     /// The item under `key` in the index, whether it has ended or not.
     #[inline]
     pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Option<Found<'_>> {
-        let is_it = |location| self.segments.record(location).is_some_and(|record| record.key() == key);
-        let slot = self.index.find(hash, is_it)?;
-        Some(Found { slot, record: self.segments.record(slot.location)? })
+        let of_key = |location| self.segments.record(location).filter(|record| record.key() == key);
+        let (slot, record) = self.index.find(hash, of_key)?;
+        Some(Found { slot, record })
     }
 
     /// The live item under `key`; one that has ended leaves the index on the way.
     #[inline]
     pub(crate) fn live(&mut self, hash: u64, key: &[u8]) -> Option<Found<'_>> {
+        let place = self.live_place(hash, key)?;
+        Some(Found { slot: place.slot, record: self.record_of(&place) })
+    }
+
+    /// [`Cache::live`], without borrowing the record.
+    #[inline]
+    pub(crate) fn live_place(&mut self, hash: u64, key: &[u8]) -> Option<Place> {
         let found = self.find(hash, key)?;
-        let (slot, length) = (found.slot, found.record.length());
-        if let Some(end) = self.end_of(&found) {
-            self.drop_ended(slot, length, end);
-            return None;
+        let (slot, length, end) = (found.slot, found.record.length(), self.end_of(&found));
+        let Record { header, layout, .. } = found.record;
+        match end {
+            None => Some(Place { slot, header, layout }),
+            Some(end) => {
+                self.drop_ended(slot, length, end);
+                None
+            }
         }
-        Some(Found { slot, record: self.segments.record(slot.location)? })
+    }
+
+    /// The record of a place that has not changed since it was found.
+    #[inline]
+    pub(crate) fn record_of(&self, place: &Place) -> Record<'_> {
+        self.segments.known_record(place.slot.location, place.header, place.layout)
     }
 
     /// Why an item is no longer served, if it is not.
@@ -253,19 +298,18 @@ impl Cache {
         expired.then_some(End::Expired)
     }
 
-    /// The item of a slot.
+    /// The item of a slot and its record.
     #[inline]
-    pub(crate) fn item(&self, slot: Slot) -> Option<Item<'_>> {
-        let record = self.segments.record(slot.location)?;
-        Some(Item {
+    pub(crate) fn item_of<'a>(&self, slot: Slot, record: &Record<'a>) -> Item<'a> {
+        Item {
             value: record.value(),
             flags: record.header.flags,
-            cas: self.cas_of(slot.location.segment, &record),
-            deadline: self.deadline_of(slot.location.segment, &record),
+            cas: self.cas_of(slot.location.segment, record),
+            deadline: self.deadline_of(slot.location.segment, record),
             hit_before: slot.hit,
             stale: record.header.marks.stale,
             won: record.header.marks.won,
-        })
+        }
     }
 
     pub(crate) fn cas_of(&self, segment: u32, record: &Record<'_>) -> u64 {

@@ -1,5 +1,10 @@
 //! The keyed hash of keys, and the seeded randomness.
 
+/// The hash of a key in one cache: [`Cache::hash_of`](crate::Cache::hash_of). Computed once, it serves the prefetches
+/// and the operation itself; for another cache or another key it means nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyHash(pub(crate) u64);
+
 /// SipHash-1-3 (Aumasson and Bernstein, "SipHash: a fast short-input PRF") with a key of this cache's own: clients
 /// that do not know the key cannot choose keys that collide.
 #[derive(Clone, Copy)]

@@ -78,11 +78,13 @@ mod reservation;
 mod segment;
 mod settings;
 mod store;
+mod touch;
 mod volume;
 
 pub use cache::Cache;
 pub use counters::{Counters, TtlBucket};
 pub use deadline::Deadline;
+pub use hash::KeyHash;
 pub use item::{ArithmeticError, Item, MAX_KEY_LENGTH, Mode, NewItem, Outcome, StoreError};
 pub use reservation::Reservation;
 pub use settings::{Eviction, Settings, SettingsError};

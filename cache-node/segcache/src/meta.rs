@@ -39,7 +39,7 @@ impl Cache {
         self.check_lengths(key, 0)?;
         let item = NewItem { key, value: &[], flags: 0, deadline, cas: None };
         let marks = Marks { won: true, ..Marks::default() };
-        let outcome = self.store_value(Mode::Add, &item, NOTHING, marks)?;
+        let outcome = self.store_value(Mode::Add, self.hash_of(key), &item, NOTHING, marks)?;
         Ok(matches!(outcome, Outcome::Stored { .. }))
     }
 

@@ -116,7 +116,16 @@ impl Cache {
         } else if matches!(mode, Mode::Append | Mode::Prepend | Mode::CasOrStale(_)) {
             let Reservation { location, value_at: within, length, flags, deadline, cas, .. } = reservation;
             let item = NewItem { key, value: &[], flags, deadline, cas };
-            (self.store_value(mode, &item, Piece::Stored { location, within, length }, Marks::default()), false)
+            (
+                self.store_value(
+                    mode,
+                    self.hash_of(key),
+                    &item,
+                    Piece::Stored { location, within, length },
+                    Marks::default(),
+                ),
+                false,
+            )
         } else {
             self.commit_in_place(&reservation, key, mode)
         };

@@ -220,6 +220,12 @@ impl Segments {
         Some(Record { bytes: &bytes[..layout.end], header, layout })
     }
 
+    /// A record that was read before, without reading its header again.
+    #[inline]
+    pub(crate) fn known_record(&self, location: Location, header: Header, layout: Layout) -> Record<'_> {
+        Record { bytes: &self.record_bytes(location)[..layout.end], header, layout }
+    }
+
     /// The first record of a segment, if it has any.
     pub(crate) fn first(id: u32) -> Location {
         Location { segment: id, offset: SEGMENT_HEADER }

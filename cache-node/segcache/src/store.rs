@@ -1,8 +1,9 @@
 //! Every operation that writes a record.
 
 use crate::bucket::{NEVER, bucket_of, deadline_width, shortest_ttl, spread};
-use crate::cache::{Cache, Found};
+use crate::cache::{Cache, Found, Place};
 use crate::frequency;
+use crate::hash::KeyHash;
 use crate::index::Slot;
 use crate::number::{self, Text};
 use crate::record::{Header, MAX_HEADER, Marks, leb128_length, put_leb128};
@@ -88,8 +89,16 @@ impl Cache {
     /// # Errors
     /// [`StoreError`]; what was there before is then still there.
     pub fn store(&mut self, mode: Mode, item: &NewItem<'_>) -> Result<Outcome, StoreError> {
+        self.store_hashed(mode, self.hash_of(item.key), item)
+    }
+
+    /// [`Cache::store`] of a key whose hash is known.
+    ///
+    /// # Errors
+    /// As [`Cache::store`].
+    pub fn store_hashed(&mut self, mode: Mode, hash: KeyHash, item: &NewItem<'_>) -> Result<Outcome, StoreError> {
         self.check_lengths(item.key, item.value.len())?;
-        self.store_value(mode, item, Piece::Bytes(item.value), Marks::default())
+        self.store_value(mode, hash, item, Piece::Bytes(item.value), Marks::default())
     }
 
     /// Stores an item whatever was there.
@@ -164,23 +173,6 @@ impl Cache {
         self.count(key, |number| number.saturating_sub(delta))
     }
 
-    /// Gives the item under `key` another deadline; says whether it was there. Its CAS stays.
-    ///
-    /// # Errors
-    /// [`StoreError::OutOfMemory`] where the item had to move and there was no room; its deadline is then as it was.
-    pub fn touch(&mut self, key: &[u8], deadline: Deadline) -> Result<bool, StoreError> {
-        let hash = self.hasher.hash(key);
-        let Some(old) = self.old(hash, key) else { return Ok(false) };
-        if self.touch_in_place(&old, deadline) {
-            self.note_read(old.slot, old.slot.hit);
-            self.note_access(old.slot);
-            return Ok(true);
-        }
-        let marks = self.accessed_now(old.marks);
-        self.rewrite(hash, key, old.value.len(), |old| Draft { deadline, marks, ..old.draft() })
-            .map(|stored| stored.is_some())
-    }
-
     /// Writes the item under `key` anew, as `change` says; returns its CAS if it is there.
     pub(crate) fn rewrite(
         &mut self,
@@ -193,17 +185,6 @@ impl Cache {
             old.map_or(Decision::Stop(Outcome::NotStored), |old| Decision::Write(change(old)))
         })?;
         Ok(if let Outcome::Stored { cas } = outcome { Some(cas) } else { None })
-    }
-
-    /// Gives the item under `key` another deadline and returns the item, which counts as read.
-    ///
-    /// # Errors
-    /// As [`Cache::touch`].
-    pub fn get_and_touch(&mut self, key: &[u8], deadline: Deadline) -> Result<Option<Item<'_>>, StoreError> {
-        if deadline.is_past(self.now) {
-            return Ok(self.take(key));
-        }
-        if self.touch(key, deadline)? { Ok(self.get(key)) } else { Ok(None) }
     }
 
     pub(crate) fn check_lengths(&self, key: &[u8], value: usize) -> Result<(), StoreError> {
@@ -220,6 +201,7 @@ impl Cache {
     pub(crate) fn store_value(
         &mut self,
         mode: Mode,
+        hash: KeyHash,
         item: &NewItem<'_>,
         value: Piece<'_>,
         marks: Marks,
@@ -227,7 +209,7 @@ impl Cache {
         let limit = self.max_item_size;
         let NewItem { flags, cas, deadline, .. } = *item;
         let new = Draft { value: [value, NOTHING], flags, cas, deadline, hit: false, marks };
-        self.write_as(self.hasher.hash(item.key), item.key, value.len(), |old| {
+        self.write_as(hash.0, item.key, value.len(), |old| {
             if let Some(outcome) = refusal(mode, old) {
                 return Decision::Stop(outcome);
             }
@@ -280,44 +262,13 @@ impl Cache {
         if outcome == Outcome::NotFound { Err(ArithmeticError::NotFound) } else { Ok(number) }
     }
 
-    /// Changes the deadline within its record, where the segment allows it.
-    fn touch_in_place(&mut self, old: &Old, deadline: Deadline) -> bool {
-        let segment = self.segments.get_mut(old.slot.location.segment);
-        let Deadline::At(last) = deadline else { return segment.width == 0 };
-        // Beyond this the memory of the neighbours would come back too late.
-        let farthest = (segment.base_deadline + u64::from(spread(segment.bucket))).max(segment.last_deadline);
-        if segment.width == 0
-            || deadline.is_past(self.now)
-            || !(segment.base_deadline..=farthest.min(segment.farthest_deadline())).contains(&last)
-        {
-            return false;
-        }
-        segment.last_deadline = segment.last_deadline.max(last);
-        let (offset, width) = ((last - segment.base_deadline) as u32, usize::from(segment.width));
-        self.segments
-            .part_mut(old.slot.location, old.deadline_at, width)
-            .copy_from_slice(&offset.to_le_bytes()[..width]);
-        true
-    }
-
-    /// Removes the item under `key`, and returns it all the same: its bytes are there until the next write.
-    fn take(&mut self, key: &[u8]) -> Option<Item<'_>> {
-        let found = self.live(self.hasher.hash(key), key)?;
-        let (slot, length) = (found.slot, found.record.length());
-        let (at, value_length) = (found.record.layout.value, found.record.header.value_length);
-        let Item { value: _, flags, cas, deadline, hit_before, stale, won } = self.item(slot)?;
-        self.totals.expired += 1;
-        self.drop_item(slot, length);
-        let value = self.segments.part(slot.location, at, value_length);
-        Some(Item { value, flags, cas, deadline, hit_before, stale, won })
-    }
-
     /// The live item under `key`, as a write needs it.
     pub(crate) fn old(&mut self, hash: u64, key: &[u8]) -> Option<Old> {
-        let Found { slot, record } = self.live(hash, key)?;
-        let (length, header, layout) = (record.length(), record.header, record.layout);
+        let place = self.live_place(hash, key)?;
+        let Place { slot, header, layout } = place;
         let value = Piece::Stored { location: slot.location, within: layout.value, length: header.value_length };
-        let Item { flags, cas, deadline, .. } = self.item(slot)?;
+        let Item { flags, cas, deadline, .. } = self.item_of(slot, &self.record_of(&place));
+        let length = layout.end as u32;
         Some(Old { slot, length, value, flags, cas, deadline, marks: header.marks, deadline_at: layout.deadline })
     }
 

@@ -278,9 +278,10 @@ impl Pair {
             Operation::Get(key) => {
                 self.check(key);
                 let bytes = key_bytes(key);
-                self.cache.prefetch(&bytes);
-                self.cache.prefetch_item(&bytes);
-                let found = self.cache.get(&bytes).is_some();
+                let hash = self.cache.hash_of(&bytes);
+                self.cache.prefetch(hash);
+                self.cache.prefetch_item(hash);
+                let found = self.cache.get_hashed(hash, &bytes).is_some();
                 assert_eq!(found, self.model.live(key).is_some());
                 self.model.items.entry(key).and_modify(|known| known.read_at(now));
                 self.check(key);

@@ -1,0 +1,68 @@
+//! Another deadline for an item that is there.
+
+use crate::bucket::spread;
+use crate::cache::{Cache, Place};
+use crate::store::{Draft, Old};
+use crate::{Deadline, Item, StoreError};
+
+impl Cache {
+    /// Gives the item under `key` another deadline; says whether it was there. Its CAS stays.
+    ///
+    /// # Errors
+    /// [`StoreError::OutOfMemory`] where the item had to move and there was no room; its deadline is then as it was.
+    pub fn touch(&mut self, key: &[u8], deadline: Deadline) -> Result<bool, StoreError> {
+        let hash = self.hasher.hash(key);
+        let Some(old) = self.old(hash, key) else { return Ok(false) };
+        if self.touch_in_place(&old, deadline) {
+            self.note_read(old.slot, old.slot.hit);
+            self.note_access(old.slot);
+            return Ok(true);
+        }
+        let marks = self.accessed_now(old.marks);
+        self.rewrite(hash, key, old.value.len(), |old| Draft { deadline, marks, ..old.draft() })
+            .map(|stored| stored.is_some())
+    }
+
+    /// Gives the item under `key` another deadline and returns the item, which counts as read.
+    ///
+    /// # Errors
+    /// As [`Cache::touch`].
+    pub fn get_and_touch(&mut self, key: &[u8], deadline: Deadline) -> Result<Option<Item<'_>>, StoreError> {
+        if deadline.is_past(self.now) {
+            return Ok(self.take(key));
+        }
+        if self.touch(key, deadline)? { Ok(self.get(key)) } else { Ok(None) }
+    }
+
+    /// Changes the deadline within its record, where the segment allows it.
+    fn touch_in_place(&mut self, old: &Old, deadline: Deadline) -> bool {
+        let segment = self.segments.get_mut(old.slot.location.segment);
+        let Deadline::At(last) = deadline else { return segment.width == 0 };
+        // Beyond this the memory of the neighbours would come back too late.
+        let farthest = (segment.base_deadline + u64::from(spread(segment.bucket))).max(segment.last_deadline);
+        if segment.width == 0
+            || deadline.is_past(self.now)
+            || !(segment.base_deadline..=farthest.min(segment.farthest_deadline())).contains(&last)
+        {
+            return false;
+        }
+        segment.last_deadline = segment.last_deadline.max(last);
+        let (offset, width) = ((last - segment.base_deadline) as u32, usize::from(segment.width));
+        self.segments
+            .part_mut(old.slot.location, old.deadline_at, width)
+            .copy_from_slice(&offset.to_le_bytes()[..width]);
+        true
+    }
+
+    /// Removes the item under `key`, and returns it all the same: its bytes are there until the next write.
+    fn take(&mut self, key: &[u8]) -> Option<Item<'_>> {
+        let place = self.live_place(self.hasher.hash(key), key)?;
+        let Place { slot, header, layout } = place;
+        let Item { value: _, flags, cas, deadline, hit_before, stale, won } =
+            self.item_of(slot, &self.record_of(&place));
+        self.totals.expired += 1;
+        self.drop_item(slot, layout.end as u32);
+        let value = self.segments.part(slot.location, layout.value, header.value_length);
+        Some(Item { value, flags, cas, deadline, hit_before, stale, won })
+    }
+}
