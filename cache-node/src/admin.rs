@@ -1,6 +1,7 @@
 //! The health port (`/livez`, `/readyz`) and the admin port (`/metrics`, `/status`, `POST /drain`): a thread of their
 //! own, away from the request path.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{self, SocketAddr};
 use std::pin::Pin;
@@ -26,6 +27,7 @@ use tokio::time::{self, Sleep};
 use tracing::{error, warn};
 
 use crate::exposition;
+use crate::kind::KINDS;
 use crate::metrics::{Counters, Metrics, Phase};
 use crate::node::Event;
 
@@ -152,6 +154,8 @@ fn report(metrics: &Metrics) -> Status {
             misses: totals.retrievals(|kind| kind.misses),
             total: totals.sum(|kind| kind.requests),
             server_errors: totals.server_errors,
+            received_bytes: totals.bytes_in,
+            sent_bytes: totals.bytes_out,
         },
         memory: config::Memory {
             cache_limit: cache.budget,
@@ -165,7 +169,13 @@ fn report(metrics: &Metrics) -> Status {
             limit: u64::from(metrics.config.max_connections),
             refused: totals.refused,
         },
+        latencies: latencies(metrics),
     }
+}
+
+fn latencies(metrics: &Metrics) -> BTreeMap<String, config::Latencies> {
+    let all = KINDS.iter().map(|(kind, label)| ((*label).to_owned(), metrics.latencies(*kind).report()));
+    all.filter(|(_, latencies)| latencies.count() > 0).collect()
 }
 
 /// As SIGTERM. Until this port asks for certificates, only who is on this machine, or in this pod, may do it.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 use memcache::{Command, LONGEST_RETRIEVAL, Limits, Step};
 
 use crate::clock::Instant;
+use crate::kind::{Kind, Tally};
 use crate::session::SessionId;
 
 /// A fresh batch's input: one read takes at most so much.
@@ -144,7 +145,7 @@ pub struct Batch {
     /// How many bytes of the next command's keys are done, where it is a retrieval that was interrupted.
     keys_done: usize,
     /// Commands done since the replies were last sent.
-    executed: u32,
+    pub executed: Tally,
     input: Input,
     output: Vec<u8>,
     /// How much of the output the socket has taken.
@@ -238,7 +239,7 @@ impl Batch {
             starts: Vec::with_capacity(MOST_COMMANDS),
             next: 0,
             keys_done: 0,
-            executed: 0,
+            executed: Tally::default(),
             input: Input { bytes: vec![0; INPUT], parsed: 0, filled: 0, scanned: 0, needed: 1, skip: 0 },
             output: Vec::with_capacity(OUTPUT),
             sent: 0,
@@ -356,9 +357,11 @@ impl Batch {
 
     /// Counts the current command as done.
     pub fn finish_command(&mut self) {
+        if let Some(command) = self.commands.get(self.next) {
+            self.executed.add(Kind::of(command, &self.input.bytes));
+        }
         self.next += 1;
         self.keys_done = 0;
-        self.executed += 1;
     }
 
     /// Whether execution must pause until the socket has taken what there is.
@@ -414,15 +417,11 @@ impl Batch {
         self.output.len() - self.sent
     }
 
-    /// How many commands were done since the last call.
-    pub fn take_executed(&mut self) -> u32 {
-        std::mem::take(&mut self.executed)
-    }
-
     fn clear(&mut self) {
         self.commands.clear();
         self.starts.clear();
-        (self.next, self.keys_done, self.executed) = (0, 0, 0);
+        (self.next, self.keys_done) = (0, 0);
+        self.executed = Tally::default();
         self.input.reset();
         self.output.clear();
         self.sent = 0;

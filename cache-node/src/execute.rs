@@ -4,8 +4,9 @@ use memcache::{Command, Rejection, Reply, Span, Verb, write_number, write_value_
 use segcache::{ArithmeticError, Cache, Deadline, Item, Mode, NewItem, Outcome, StoreError};
 
 use crate::buffers::{Batch, Current, OUTPUT_LIMIT, Output};
+use crate::kind::Kind;
 use crate::meta::{self, Meta};
-use crate::metrics::{Counters, Kind, Metrics};
+use crate::metrics::{Counters, Metrics};
 use crate::statistics;
 
 /// `VALUE `, flags, length, CAS, spaces and line ends: what a value's reply has beside key and value at most.
@@ -142,7 +143,7 @@ fn change(command: Command, input: &[u8], cache: &mut Cache, counters: &Counters
             (store(verb, &item, cache, counters), noreply)
         }
         Command::StoreTooLarge { verb, key, noreply } => {
-            counters.request(kind_of(verb));
+            counters.request(Kind::of_store(verb));
             if verb == Verb::Set {
                 cache.delete(key.of(input));
             }
@@ -215,6 +216,7 @@ impl Retrieval<'_> {
                     out.extend_from_slice(item.value);
                     out.extend_from_slice(b"\r\n");
                     counters.hit(self.kind);
+                    counters.value_bytes(self.kind, item.value.len());
                 }
                 Ok(None) => counters.miss(self.kind),
                 // The item is served all the same to the next reader; this one is told why it is not touched.
@@ -259,7 +261,7 @@ fn look_ahead(keys: &[u8], from: usize, cache: &Cache) {
 }
 
 fn store(verb: Verb, item: &NewItem<'_>, cache: &mut Cache, counters: &Counters) -> Reply {
-    let kind = kind_of(verb);
+    let kind = Kind::of_store(verb);
     counters.request(kind);
     let mode = match verb {
         Verb::Set => Mode::Set,
@@ -273,6 +275,7 @@ fn store(verb: Verb, item: &NewItem<'_>, cache: &mut Cache, counters: &Counters)
     match result {
         Ok(Outcome::Stored { .. }) => {
             counters.hit(kind);
+            counters.value_bytes(kind, item.value.len());
             Reply::Stored
         }
         Ok(Outcome::NotStored) => {
@@ -297,17 +300,6 @@ fn store(verb: Verb, item: &NewItem<'_>, cache: &mut Cache, counters: &Counters)
                 _ => server_error(Reply::OutOfMemory, counters),
             }
         }
-    }
-}
-
-fn kind_of(verb: Verb) -> Kind {
-    match verb {
-        Verb::Set => Kind::Set,
-        Verb::Add => Kind::Add,
-        Verb::Replace => Kind::Replace,
-        Verb::Append => Kind::Append,
-        Verb::Prepend => Kind::Prepend,
-        Verb::Cas(_) => Kind::Cas,
     }
 }
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Result, TextEncoder};
 
-use crate::metrics::{Counters, KINDS, KindTotals, Metrics, Phase, Totals};
+use crate::kind::{KINDS, Kind};
+use crate::metrics::{Counters, KindTotals, Metrics, Phase, Totals};
 
 /// Latencies are shown from 2^4 microseconds on, in powers of two: a scrape of the fine buckets would be a hundred
-/// times the rest.
+/// times the rest. Who compares nodes finds the fine ones in `/status`.
 const SMALLEST_POWER: u64 = 4;
 
 /// The text of `/metrics`.
@@ -66,6 +67,7 @@ fn requests(metrics: &Metrics, totals: &Totals) -> Vec<MetricFamily> {
             |kind| kind.misses,
         ),
         by_command("gannet_conflicts_total", "Stores that found another CAS.", totals, |kind| kind.conflicts),
+        by_command("gannet_value_bytes_total", "Bytes of values, sent or stored.", totals, |kind| kind.value_bytes),
         total("gannet_server_errors_total", "Requests answered with SERVER_ERROR.", totals.server_errors),
         total("gannet_received_bytes_total", "Bytes received from clients.", totals.bytes_in),
         total("gannet_sent_bytes_total", "Bytes sent to clients.", totals.bytes_out),
@@ -145,7 +147,13 @@ fn by_command(name: &str, help: &str, totals: &Totals, figure: impl Fn(&KindTota
 }
 
 fn latencies(metrics: &Metrics) -> MetricFamily {
-    let sum = metrics.latencies();
+    let help = "From the arrival of a request's bytes until the kernel has its reply.";
+    let kinds = KINDS.iter().map(|(kind, label)| latencies_of(metrics, *kind, label)).collect();
+    family("gannet_request_duration_seconds", help, MetricType::HISTOGRAM, kinds)
+}
+
+fn latencies_of(metrics: &Metrics, kind: Kind, label: &str) -> Metric {
+    let sum = metrics.latencies(kind);
     let bucket = |(us, count): (u64, u64)| {
         let mut bucket = Bucket::default();
         bucket.set_upper_bound(us as f64 / 1e6);
@@ -156,10 +164,9 @@ fn latencies(metrics: &Metrics) -> MetricFamily {
     histogram.set_bucket(sum.below_powers_of_two(SMALLEST_POWER).map(bucket).collect());
     histogram.set_sample_count(sum.count());
     histogram.set_sample_sum(sum.sum_us as f64 / 1e6);
-    let mut metric = Metric::default();
+    let mut metric = Metric::from_label(label_pairs(&[("command", label)]));
     metric.set_histogram(histogram);
-    let help = "From the arrival of a request's bytes until the kernel has its reply.";
-    family("gannet_request_duration_seconds", help, MetricType::HISTOGRAM, vec![metric])
+    metric
 }
 
 fn counter(count: u64, labels: &[(&str, &str)]) -> Metric {

@@ -1,24 +1,16 @@
-//! Latency histograms that can be merged: their bounds are the same in every thread, node and version.
+//! How long requests took: each thread counts its own, into buckets that `config` defines for whoever compares them.
+
+use std::sync::OnceLock;
+
+use config::{LATENCY_BUCKETS, LATENCY_OCTAVES, latency_bucket};
 
 use crate::metrics::Counter;
 
-/// Each power of two of microseconds is cut into so many buckets, which makes them at most 3.2 % wide.
-const PER_OCTAVE: u64 = 32;
-/// Up to 2^26 microseconds, a bit over a minute; what takes longer is counted in the last bucket.
-const OCTAVES: u64 = 26;
-/// The number of buckets. Below 32 microseconds each microsecond has its own.
-pub const BUCKETS: usize = ((OCTAVES - 4) * PER_OCTAVE) as usize;
-
-/// One thread's latencies.
+/// One thread's latencies of one command. A command that is never used costs no memory for them.
+#[derive(Default)]
 pub struct Latencies {
-    counts: Box<[Counter]>,
+    counts: OnceLock<Box<[Counter]>>,
     sum_us: Counter,
-}
-
-impl Default for Latencies {
-    fn default() -> Latencies {
-        Latencies { counts: (0..BUCKETS).map(|_| Counter::default()).collect(), sum_us: Counter::default() }
-    }
 }
 
 impl std::fmt::Debug for Latencies {
@@ -30,7 +22,8 @@ impl std::fmt::Debug for Latencies {
 impl Latencies {
     /// Counts `requests` that took `us` microseconds each; to be called by the one writer alone.
     pub fn record(&self, us: u64, requests: u64) {
-        if let Some(count) = self.counts.get(bucket(us)) {
+        let counts = self.counts.get_or_init(|| (0..LATENCY_BUCKETS).map(|_| Counter::default()).collect());
+        if let Some(count) = counts.get(latency_bucket(us)) {
             count.add(requests);
         }
         self.sum_us.add(us.saturating_mul(requests));
@@ -38,7 +31,7 @@ impl Latencies {
 
     /// Adds these latencies to `sum`.
     pub fn add_to(&self, sum: &mut Histogram) {
-        for (total, count) in sum.counts.iter_mut().zip(&self.counts) {
+        for (total, count) in sum.counts.iter_mut().zip(self.counts.get().into_iter().flatten()) {
             *total += count.get();
         }
         sum.sum_us += self.sum_us.get();
@@ -55,7 +48,7 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Histogram {
-        Histogram { counts: vec![0; BUCKETS], sum_us: 0 }
+        Histogram { counts: vec![0; LATENCY_BUCKETS], sum_us: 0 }
     }
 }
 
@@ -66,56 +59,36 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
-    /// The number of requests that took less than each power of two of microseconds, from 2^`from` to 2^26.
+    /// The number of requests that took less than each power of two of microseconds, from 2^`from` to the last.
     pub fn below_powers_of_two(&self, from: u64) -> impl Iterator<Item = (u64, u64)> {
-        (from..=OCTAVES).map(|power| {
-            let end = bucket((1 << power) - 1) + 1;
+        (from..=LATENCY_OCTAVES).map(|power| {
+            let end = latency_bucket((1 << power) - 1) + 1;
             (1 << power, self.counts[..end].iter().sum())
         })
     }
-}
 
-/// The bucket that `us` microseconds fall into.
-fn bucket(us: u64) -> usize {
-    let us = us.min((1 << OCTAVES) - 1);
-    if us < PER_OCTAVE {
-        return us as usize;
+    /// As the node reports it.
+    #[must_use]
+    pub fn report(&self) -> config::Latencies {
+        config::Latencies::of(&self.counts, self.sum_us)
     }
-    let octave = u64::from(us.ilog2()) - 5;
-    (octave * PER_OCTAVE + (us >> octave)) as usize
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{BUCKETS, Histogram, Latencies, bucket};
-
-    #[test]
-    fn buckets_are_at_most_a_twentieth_wide() {
-        let (mut last, mut start) = (0, 0_u64);
-        for us in 0..1 << 20 {
-            let this = bucket(us);
-            assert!(this == last || this == last + 1, "{us} us: {last} to {this}");
-            if this != last {
-                assert!(start < 32 || (us - start) * 20 <= start, "{start} to {us} us");
-                (last, start) = (this, us);
-            }
-        }
-    }
-
-    #[test]
-    fn the_longest_latencies_share_the_last_bucket() {
-        assert_eq!(bucket((1 << 26) - 1), BUCKETS - 1);
-        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
-    }
+    use super::{Histogram, Latencies};
 
     #[test]
     fn what_is_counted_is_summed_up() {
         let (latencies, mut sum) = (Latencies::default(), Histogram::default());
+        latencies.add_to(&mut sum);
+        assert_eq!((sum.count(), sum.sum_us), (0, 0));
         latencies.record(3, 2);
         latencies.record(1000, 1);
         latencies.add_to(&mut sum);
         assert_eq!((sum.count(), sum.sum_us), (3, 1006));
         let below: Vec<_> = sum.below_powers_of_two(2).take(2).collect();
         assert_eq!(below, [(4, 2), (8, 2)]);
+        assert_eq!(sum.report().count(), 3);
     }
 }

@@ -5,46 +5,17 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use mio::Waker;
 use rtrb::{Consumer, Producer, RingBuffer};
 use tracing::warn;
 
+use crate::bell::Bell;
 use crate::buffers::Batch;
 
 /// Batches in one direction. What does not fit waits with its sender: a session has at most one batch on its way, so
 /// that is bounded by the number of sessions.
 const CAPACITY: usize = 4096;
-
-/// Whether a thread sleeps, so that it is woken only then: a wake-up is a system call.
-///
-/// The sleeper says so *before* it looks for work a last time; the waker publishes work *before* it looks whether the
-/// other sleeps. With a full fence between the two steps on both sides, at least one of them sees the other.
-#[derive(Debug, Default)]
-pub struct Bell {
-    sleeping: AtomicBool,
-}
-
-impl Bell {
-    /// To be called before the last look for work.
-    pub fn before_sleep(&self) {
-        self.sleeping.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-    }
-
-    /// To be called when awake again, whatever the reason.
-    pub fn awake(&self) {
-        self.sleeping.store(false, Ordering::Relaxed);
-    }
-
-    /// To be called after work was published: whether the other must be woken. It says so once for each sleep.
-    #[must_use]
-    pub fn must_ring(&self) -> bool {
-        fence(Ordering::SeqCst);
-        self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed)
-    }
-}
 
 /// A worker's end of the link.
 pub struct WorkerEnd {
@@ -185,22 +156,5 @@ fn push_all(ring: &mut Producer<Box<Batch>>, batches: &mut VecDeque<Box<Batch>>)
     match ring.write_chunk_uninit(count) {
         Ok(chunk) => chunk.fill_from_iter(batches.drain(..count)) > 0,
         Err(_) => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Bell;
-
-    #[test]
-    fn a_bell_rings_once_for_each_sleep() {
-        let bell = Bell::default();
-        assert!(!bell.must_ring());
-        bell.before_sleep();
-        assert!(bell.must_ring());
-        assert!(!bell.must_ring());
-        bell.before_sleep();
-        bell.awake();
-        assert!(!bell.must_ring());
     }
 }

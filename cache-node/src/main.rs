@@ -1,43 +1,17 @@
 //! A cache server that speaks the memcached protocol.
 
-/// What `version` answers. Clients choose by it what they may ask for, so it begins with the version of memcached whose
-/// behaviour this is; who reads on learns what it really is.
-macro_rules! version {
-    () => {
-        concat!("1.6.18-gannet-", env!("CARGO_PKG_VERSION"))
-    };
-}
-
-mod admin;
-mod buffers;
-mod clock;
-mod execute;
-mod exposition;
-mod latency;
-mod link;
-mod listener;
-mod meta;
-mod metrics;
-mod node;
-mod session;
-mod signals;
-mod statistics;
-mod storage;
-mod transport;
-mod worker;
-
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{fs, io};
 
+use cache_node::node::{self, Node, NodeError};
+use cache_node::signals;
 use clap::Parser;
 use config::{Bytes, Config, ConfigError};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
-
-use crate::node::{Node, NodeError};
 
 /// One cache server. It speaks the memcached protocol and keeps its items in memory. Without arguments it serves
 /// 127.0.0.1:11211 with 64 MiB. RUST_LOG sets what is logged.

@@ -5,7 +5,8 @@ use segcache::{ArithmeticError, Cache, Deadline, Item, Mode, NewItem, Outcome, S
 
 use crate::buffers::Output;
 use crate::execute::{Flow, server_error, write};
-use crate::metrics::{Counters, Kind};
+use crate::kind::Kind;
+use crate::metrics::Counters;
 
 /// What a reply has at most beside the value and the echoed flags: code, sizes, numbers, line ends.
 const FRAME: usize = 192;
@@ -124,6 +125,7 @@ impl Meta<'_> {
         if options.value {
             out.extend_from_slice(item.value);
             out.extend_from_slice(b"\r\n");
+            counters.value_bytes(Kind::Get, item.value.len());
         }
         Flow::Done
     }
@@ -146,6 +148,7 @@ impl Meta<'_> {
         let (code, cas) = match store_compared(cache, mode, &item, &options) {
             Ok(Outcome::Stored { cas }) => {
                 counters.hit(kind);
+                counters.value_bytes(kind, value.len());
                 if options.quiet {
                     return Flow::Done;
                 }

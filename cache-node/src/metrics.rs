@@ -8,62 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::buffers::Budget;
 use crate::clock::{Clock, Instant};
+use crate::kind::{KINDS, Kind, Tally};
 use crate::latency::{Histogram, Latencies};
-
-/// What a request is counted as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Kind {
-    /// `get` and `gets`.
-    Get,
-    /// `gat` and `gats`.
-    GetAndTouch,
-    /// `set`.
-    Set,
-    /// `add`.
-    Add,
-    /// `replace`.
-    Replace,
-    /// `append`.
-    Append,
-    /// `prepend`.
-    Prepend,
-    /// `cas`.
-    Cas,
-    /// `delete`.
-    Delete,
-    /// `incr`.
-    Increment,
-    /// `decr`.
-    Decrement,
-    /// `touch`.
-    Touch,
-    /// `flush_all`.
-    Flush,
-    /// What touches no item: `version`, `stats`, `verbosity`, `mn`, `quit`.
-    Service,
-    /// What could not be understood.
-    Invalid,
-}
-
-/// Every kind with its label.
-pub const KINDS: [(Kind, &str); 15] = [
-    (Kind::Get, "get"),
-    (Kind::GetAndTouch, "gat"),
-    (Kind::Set, "set"),
-    (Kind::Add, "add"),
-    (Kind::Replace, "replace"),
-    (Kind::Append, "append"),
-    (Kind::Prepend, "prepend"),
-    (Kind::Cas, "cas"),
-    (Kind::Delete, "delete"),
-    (Kind::Increment, "incr"),
-    (Kind::Decrement, "decr"),
-    (Kind::Touch, "touch"),
-    (Kind::Flush, "flush_all"),
-    (Kind::Service, "service"),
-    (Kind::Invalid, "invalid"),
-];
 
 /// A figure with one writer.
 #[derive(Debug, Default)]
@@ -111,8 +57,6 @@ pub struct Counters {
     pub sessions: Counter,
     /// Sessions of this thread that have ended.
     pub closed: Counter,
-    /// From the arrival of a request's bytes until its reply was handed to the kernel.
-    pub latencies: Latencies,
 }
 
 #[derive(Debug, Default)]
@@ -121,6 +65,9 @@ struct KindCounters {
     hits: Counter,
     misses: Counter,
     conflicts: Counter,
+    value_bytes: Counter,
+    /// From the arrival of a request's bytes until its reply was handed to the kernel.
+    latencies: Latencies,
 }
 
 impl Counters {
@@ -143,6 +90,18 @@ impl Counters {
     pub fn conflict(&self, kind: Kind) {
         self.kinds[kind as usize].conflicts.add(1);
     }
+
+    /// Counts bytes of values that were sent or stored.
+    pub fn value_bytes(&self, kind: Kind, bytes: usize) {
+        self.kinds[kind as usize].value_bytes.add(bytes as u64);
+    }
+
+    /// Counts requests that took `us` microseconds.
+    pub fn took(&self, us: u64, requests: &mut Tally) {
+        for (kind, count) in requests.take() {
+            self.kinds[kind as usize].latencies.record(us, u64::from(count));
+        }
+    }
 }
 
 /// Figures of one kind of request.
@@ -156,6 +115,8 @@ pub struct KindTotals {
     pub misses: u64,
     /// Keys that were there with another CAS.
     pub conflicts: u64,
+    /// Bytes of values that were sent or stored.
+    pub value_bytes: u64,
 }
 
 /// The sum over all threads.
@@ -205,6 +166,7 @@ impl Totals {
             total.hits += kind.hits.get();
             total.misses += kind.misses.get();
             total.conflicts += kind.conflicts.get();
+            total.value_bytes += kind.value_bytes.get();
         }
         self.server_errors += counters.server_errors.get();
         self.bytes_in += counters.bytes_in.get();
@@ -220,6 +182,7 @@ impl Totals {
             total.hits -= base.hits;
             total.misses -= base.misses;
             total.conflicts -= base.conflicts;
+            total.value_bytes -= base.value_bytes;
         }
         self.server_errors -= base.server_errors;
         self.bytes_in -= base.bytes_in;
@@ -332,12 +295,12 @@ impl Metrics {
         *self.baseline.lock().unwrap_or_else(PoisonError::into_inner) = self.totals();
     }
 
-    /// The latencies of all threads together.
+    /// The latencies of one kind of request, of all threads together.
     #[must_use]
-    pub fn latencies(&self) -> Histogram {
+    pub fn latencies(&self, kind: Kind) -> Histogram {
         let mut sum = Histogram::default();
         for counters in &self.threads {
-            counters.latencies.add_to(&mut sum);
+            counters.kinds[kind as usize].latencies.add_to(&mut sum);
         }
         sum
     }

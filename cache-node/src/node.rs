@@ -13,7 +13,8 @@ use segcache::{Cache, Settings, SettingsError};
 use tracing::{info, warn};
 
 use crate::admin::{self, Ports};
-use crate::link::{Bell, Sleeper, UnboundEnd, link};
+use crate::bell::Bell;
+use crate::link::{Sleeper, UnboundEnd, link};
 use crate::listener::{HAND_OVER, Listener, ListenerError, Seat, listen};
 use crate::metrics::{Metrics, Phase};
 use crate::storage::{Owner, Storage, StorageThread};

@@ -5,7 +5,8 @@ use std::io::Write;
 use memcache::Reply;
 use segcache::Cache;
 
-use crate::metrics::{Kind, Metrics};
+use crate::kind::Kind;
+use crate::metrics::Metrics;
 
 /// The answer to `stats` with this argument; none for an argument that does not exist.
 #[must_use]

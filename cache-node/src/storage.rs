@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use segcache::Cache;
 
+use crate::bell::Bell;
 use crate::buffers::Batch;
 use crate::clock::Instant;
 use crate::execute::{self, Context};
-use crate::link::{Bell, StorageEnd, WorkerEnd};
+use crate::link::{StorageEnd, WorkerEnd};
 use crate::metrics::{Counters, Metrics};
 
 /// How often the cache's figures are published.

@@ -281,8 +281,13 @@ impl Worker {
         }
         let mut turn = Turn::Unfinished;
         for _ in 0..MOST_STEPS {
-            if batch.has_output() && !send(session, &mut batch, &self.counters, &self.metrics, &mut turn) {
-                break;
+            if batch.has_output() {
+                if !send(session, &mut batch, &self.counters, &self.metrics, &mut turn) {
+                    break;
+                }
+            } else if !batch.executed.is_empty() {
+                // Nobody wanted an answer.
+                self.counters.took(self.metrics.clock.now().since(batch.arrived), &mut batch.executed);
             }
             if batch.quit {
                 turn = Turn::Over(Ending::Client);
@@ -408,7 +413,7 @@ fn send(session: &mut Session, batch: &mut Batch, counters: &Counters, metrics: 
         Sent::All => {
             let now = metrics.clock.now();
             session.active = now;
-            counters.latencies.record(now.since(batch.arrived), u64::from(batch.take_executed()));
+            counters.took(now.since(batch.arrived), &mut batch.executed);
             true
         }
         Sent::Blocked => {

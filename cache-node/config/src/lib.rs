@@ -5,11 +5,13 @@
 
 mod budget;
 mod file;
+mod latency;
 mod status;
 mod units;
 
 pub use budget::{Budget, BudgetError};
 pub use file::{Config, ConfigError, Eviction, NEWEST_VERSION, OLDEST_VERSION, StorageThread};
+pub use latency::{LATENCY_BUCKETS, LATENCY_OCTAVES, Latencies, latency_bucket};
 pub use status::{Connections, Items, Memory, Phase, Requests, Status};
 pub use units::{Bytes, Duration, UnitError};
 

@@ -1,6 +1,10 @@
 //! What a node says of itself at `/status` on its admin port.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+
+use crate::Latencies;
 
 /// A node's report. Fields are only ever added; a reader ignores those that it does not know, so that operator and
 /// node may be of different versions.
@@ -23,6 +27,9 @@ pub struct Status {
     pub memory: Memory,
     /// Connections.
     pub connections: Connections,
+    /// How long requests took since the start, by command; a command that was not asked for yet is left out.
+    #[serde(default)]
+    pub latencies: BTreeMap<String, Latencies>,
 }
 
 /// Where a node is in its life.
@@ -60,6 +67,12 @@ pub struct Requests {
     pub total: u64,
     /// Requests answered with `SERVER_ERROR`.
     pub server_errors: u64,
+    /// Bytes received from clients.
+    #[serde(default)]
+    pub received_bytes: u64,
+    /// Bytes sent to clients.
+    #[serde(default)]
+    pub sent_bytes: u64,
 }
 
 /// Memory in bytes.
