@@ -9,6 +9,7 @@ use memcache::{Command, LONGEST_RETRIEVAL, Limits, Step};
 use crate::clock::Instant;
 use crate::kind::{Kind, Tally};
 use crate::session::SessionId;
+use crate::watch::Ticket;
 
 /// A fresh batch's input: one read takes at most so much.
 const INPUT: usize = 16 << 10;
@@ -152,6 +153,8 @@ pub struct Batch {
     sent: usize,
     /// The client asked for the end of the connection.
     pub quit: bool,
+    /// The client asked to watch, and may.
+    pub watch: Option<Ticket>,
     budget: Arc<Budget>,
     /// What this batch has taken from the budget.
     counted: usize,
@@ -244,6 +247,7 @@ impl Batch {
             output: Vec::with_capacity(OUTPUT),
             sent: 0,
             quit: false,
+            watch: None,
             budget,
             counted: FRESH,
         }
@@ -325,7 +329,7 @@ impl Batch {
                     input.skip = next.saturating_sub(input.filled);
                     input.parsed = next.min(input.filled);
                     (input.scanned, input.needed) = (0, 1);
-                    if command == Command::Quit {
+                    if command.ends_pipeline() {
                         break;
                     }
                 }
@@ -345,6 +349,8 @@ impl Batch {
             command,
             input: &self.input.bytes,
             keys_done: &mut self.keys_done,
+            quit: &mut self.quit,
+            watch: &mut self.watch,
             output: Output { bytes: &mut self.output, budget: &self.budget, counted: &mut self.counted },
         })
     }
@@ -392,7 +398,12 @@ impl Batch {
         let from = self.starts.get(self.next).map_or(*parsed, |start| *start as usize);
         let bytes = &bytes[from..*filled];
         let longest = if self.has_commands() { INPUT } else { SHORT_REST };
-        if self.has_output() || self.quit || bytes.len() > longest || !self.budget.take(bytes.len() + REST_OVERHEAD) {
+        if self.has_output()
+            || self.quit
+            || self.watch.is_some()
+            || bytes.len() > longest
+            || !self.budget.take(bytes.len() + REST_OVERHEAD)
+        {
             return None;
         }
         let Batch { keys_done, budget, arrived, .. } = self;
@@ -426,6 +437,7 @@ impl Batch {
         self.output.clear();
         self.sent = 0;
         self.quit = false;
+        self.watch = None;
     }
 
     /// Gives back what the batch has grown by.
@@ -482,6 +494,10 @@ pub struct Current<'a> {
     pub input: &'a [u8],
     /// How many bytes of its keys are done.
     pub keys_done: &'a mut usize,
+    /// Whether the connection is to end.
+    pub quit: &'a mut bool,
+    /// Whether the connection is to watch.
+    pub watch: &'a mut Option<Ticket>,
     /// Where its reply goes.
     pub output: Output<'a>,
 }
@@ -507,6 +523,22 @@ impl Output<'_> {
             self.bytes.reserve_exact(capacity - self.bytes.len());
         }
         Some(self.bytes)
+    }
+
+    /// The same output, lent to someone else.
+    pub fn again(&mut self) -> Output<'_> {
+        Output { bytes: self.bytes, budget: self.budget, counted: self.counted }
+    }
+
+    /// What was written behind the first `length` bytes.
+    #[must_use]
+    pub fn behind(&self, length: usize) -> &[u8] {
+        self.bytes.get(length..).unwrap_or_default()
+    }
+
+    /// Takes back what was written behind the first `length` bytes.
+    pub fn truncate(&mut self, length: usize) {
+        self.bytes.truncate(length);
     }
 
     /// How many bytes there are.

@@ -7,6 +7,7 @@ use memcache::Limits;
 use segcache::{Cache, Eviction, Settings, SettingsError};
 
 use crate::buffers::{Batch, Budget, Parsed, Pool, Received, Rest, Sent};
+use crate::control::Control;
 use crate::execute::{self, Context};
 use crate::metrics::Metrics;
 
@@ -56,7 +57,7 @@ impl Conversation {
         Ok(Conversation {
             cache: Cache::new(settings, NOW)?,
             pool: Pool::new(Budget::new(BUFFERS)),
-            metrics: Metrics::new(config::Config::default(), String::new(), 1),
+            metrics: Metrics::new(config::Config::default(), String::new(), 1, Control::default()),
             batch: None,
             rest: None,
             replies: Vec::new(),
@@ -125,7 +126,8 @@ impl Conversation {
                 Sent::All | Sent::Blocked => {}
                 Sent::Broken(error) => return Err(ConversationError::Broken(error)),
             }
-            if batch.quit {
+            // Who watches is not served here any more.
+            if batch.quit || batch.watch.is_some() {
                 self.open = false;
                 return Ok(());
             }

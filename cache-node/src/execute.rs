@@ -1,13 +1,14 @@
 //! Commands and the cache become replies: the only place where protocol and storage meet.
 
-use memcache::{Command, Rejection, Reply, Span, Verb, write_number, write_value_head};
+use memcache::{Command, Reply, Span, Verb, write_number, write_value_head};
 use segcache::{ArithmeticError, Cache, Deadline, Item, Mode, NewItem, Outcome, StoreError};
 
 use crate::buffers::{Batch, Current, OUTPUT_LIMIT, Output};
 use crate::kind::Kind;
 use crate::meta::{self, Meta};
 use crate::metrics::{Counters, Metrics};
-use crate::statistics;
+use crate::observed::{REQUESTS, perform_observed};
+use crate::service::{self, Future};
 
 /// `VALUE `, flags, length, CAS, spaces and line ends: what a value's reply has beside key and value at most.
 const VALUE_FRAME: usize = 64;
@@ -37,14 +38,15 @@ pub struct Context<'a> {
 /// Executes the batch's commands until they are done or there is as much output as may be; the batch then has to be
 /// sent and to come again.
 pub fn execute(batch: &mut Batch, cache: &mut Cache, context: Context<'_>) {
+    let is_observed = context.metrics.watch.wants(REQUESTS);
     while !batch.is_output_full() {
         let Some(current) = batch.current() else { return };
-        let quit = current.command == Command::Quit;
-        if perform(current, cache, context) == Flow::Pause {
+        let flow =
+            if is_observed { perform_observed(current, cache, context) } else { perform(current, cache, context) };
+        if flow == Flow::Pause {
             return;
         }
         batch.finish_command();
-        batch.quit |= quit;
     }
 }
 
@@ -84,8 +86,8 @@ fn key_of<'a>(command: &Command, input: &'a [u8]) -> Option<&'a [u8]> {
 }
 
 /// The whole of one request's meaning.
-fn perform(current: Current<'_>, cache: &mut Cache, context: Context<'_>) -> Flow {
-    let Current { command, input, keys_done, mut output } = current;
+pub fn perform(current: Current<'_>, cache: &mut Cache, context: Context<'_>) -> Flow {
+    let Current { command, input, keys_done, quit, watch, mut output } = current;
     let counters = context.counters;
     let meta = |key: Span, flags: Span| Meta { key: key.of(input), flags: flags.of(input) };
     match command {
@@ -111,12 +113,6 @@ fn perform(current: Current<'_>, cache: &mut Cache, context: Context<'_>) -> Flo
             Ok(number) => write_count(number, &mut output),
             Err(reply) => answer(reply, noreply, &mut output),
         },
-        Command::Version => version(&mut output, counters),
-        Command::Stats { of } => stats(of, input, &mut output, cache, context),
-        Command::Quit => {
-            counters.request(Kind::Service);
-            Flow::Done
-        }
         Command::Reject { rejection, noreply } => {
             counters.request(Kind::Invalid);
             if noreply { Flow::Done } else { write(rejection.text(), &mut output) }
@@ -126,10 +122,20 @@ fn perform(current: Current<'_>, cache: &mut Cache, context: Context<'_>) -> Flo
         | Command::Delete { .. }
         | Command::Touch { .. }
         | Command::FlushAll { .. }
-        | Command::Verbosity { .. }
         | Command::MetaNoop => {
             let (reply, noreply) = change(command, input, cache, counters);
             answer(reply, noreply, &mut output)
+        }
+        Command::Version
+        | Command::Stats { .. }
+        | Command::Verbosity { .. }
+        | Command::MemoryLimit { .. }
+        | Command::Shutdown { .. }
+        | Command::Watch { .. }
+        | Command::Discover
+        | Command::Dump
+        | Command::Quit => {
+            service::perform(command, input, keys_done, Future { quit, watch }, &mut output, cache, context)
         }
     }
 }
@@ -168,14 +174,10 @@ fn change(command: Command, input: &[u8], cache: &mut Cache, counters: &Counters
             cache.flush(flush_time(delay, cache.now()));
             (Reply::Ok, noreply)
         }
-        Command::MetaNoop => {
+        // Only `mn` is left.
+        _ => {
             counters.request(Kind::Service);
             (Reply::MetaNoop, false)
-        }
-        // Only `verbosity` is left; the log's level is the node's business.
-        command => {
-            counters.request(Kind::Service);
-            (Reply::Ok, matches!(command, Command::Verbosity { noreply: true }))
         }
     }
 }
@@ -239,7 +241,7 @@ impl Retrieval<'_> {
 }
 
 /// The key that follows offset `from`, and where it ends.
-fn next_key(keys: &[u8], from: usize) -> Option<(&[u8], usize)> {
+pub fn next_key(keys: &[u8], from: usize) -> Option<(&[u8], usize)> {
     let start = from + keys.get(from..)?.iter().position(|byte| *byte != b' ')?;
     let end = memchr::memchr(b' ', &keys[start..]).map_or(keys.len(), |length| start + length);
     Some((&keys[start..end], end))
@@ -364,27 +366,11 @@ fn write_count(number: u64, output: &mut Output<'_>) -> Flow {
     Flow::Done
 }
 
-fn version(output: &mut Output<'_>, counters: &Counters) -> Flow {
-    counters.request(Kind::Service);
-    write(concat!("VERSION ", version!(), "\r\n").as_bytes(), output)
-}
-
-fn stats(of: Span, input: &[u8], output: &mut Output<'_>, cache: &Cache, context: Context<'_>) -> Flow {
-    let Some(text) = statistics::answer(of.of(input), cache, context.metrics) else {
-        context.counters.request(Kind::Invalid);
-        return write(Rejection::Unknown.text(), output);
-    };
-    let flow = write(&text, output);
-    if flow == Flow::Done {
-        context.counters.request(Kind::Service);
-    }
-    flow
-}
-
 #[cfg(test)]
 mod tests {
     use super::{Context, execute, prefetch_items, prefetch_keys};
     use crate::buffers::{Budget, Parsed, Pool, Received, Sent};
+    use crate::control::Control;
     use crate::metrics::Metrics;
     use memcache::Limits;
     use segcache::{Cache, Eviction, Settings};
@@ -412,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_request_allocates_nothing() {
-        let metrics = Metrics::new(config::Config::default(), String::new(), 1);
+        let metrics = Metrics::new(config::Config::default(), String::new(), 1, Control::default());
         let settings = Settings { budget: 16 << 20, max_item_size: 1 << 20, eviction: Eviction::Merge, seed: 1 };
         let mut cache = Cache::new(settings, 1_800_000_000).unwrap();
         let mut pool = Pool::new(Budget::new(4 << 20));

@@ -84,6 +84,11 @@ impl Kind {
             | Command::Stats { .. }
             | Command::MetaDebug { .. }
             | Command::MetaNoop
+            | Command::MemoryLimit { .. }
+            | Command::Shutdown { .. }
+            | Command::Watch { .. }
+            | Command::Discover
+            | Command::Dump
             | Command::Quit => Kind::Service,
             Command::Reject { .. } => Kind::Invalid,
         }

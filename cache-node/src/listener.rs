@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 use crate::metrics::{Counters, Metrics, Phase};
 
 /// Connections that the kernel keeps for the listener.
-const BACKLOG: i32 = 1024;
+pub const BACKLOG: i32 = 1024;
 /// Connections on their way to one worker.
 pub const HAND_OVER: usize = 1024;
 /// Connections accepted before anything else is looked at.

@@ -1,17 +1,16 @@
 //! A cache server that speaks the memcached protocol.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{fs, io};
 
+use cache_node::control::Log;
 use cache_node::node::{self, Node, NodeError};
 use cache_node::signals;
 use clap::Parser;
 use config::{Bytes, Config, ConfigError};
 use tracing::{error, info, warn};
-use tracing_subscriber::EnvFilter;
 
 /// One cache server. It speaks the memcached protocol and keeps its items in memory. Without arguments it serves
 /// 127.0.0.1:11211 with 64 MiB. RUST_LOG sets what is logged.
@@ -56,13 +55,8 @@ enum MainError {
 }
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
-    match run(Arguments::parse()) {
+    let log = Log::start();
+    match run(Arguments::parse(), log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error}");
@@ -71,12 +65,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> Result<(), MainError> {
+fn run(arguments: Arguments, log: Log) -> Result<(), MainError> {
     let (config, hash) = configuration(arguments)?;
     raise_file_limit(&config);
     let (sender, receiver) = node::events();
     signals::forward(sender.clone()).map_err(MainError::Signals)?;
-    Node::start(config, hash, (sender, receiver))?.run()?;
+    Node::start(config, hash, log, (sender, receiver))?.run()?;
     info!("ended");
     Ok(())
 }

@@ -8,8 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::buffers::Budget;
 use crate::clock::{Clock, Instant};
+use crate::connections::Connections;
+use crate::control::Control;
+use crate::discovery::Discovery;
 use crate::kind::{KINDS, Kind, Tally};
 use crate::latency::{Histogram, Latencies};
+use crate::watch::Watch;
 
 /// A figure with one writer.
 #[derive(Debug, Default)]
@@ -224,6 +228,14 @@ pub struct Metrics {
     pub configuration_hash: String,
     /// The budget of the buffers.
     pub budget: Arc<Budget>,
+    /// What clients may change about the node.
+    pub control: Control,
+    /// Those who watch.
+    pub watch: Arc<Watch>,
+    /// The open connections.
+    pub connections: Arc<Connections>,
+    /// The list of the cluster's nodes, where there is one.
+    pub discovery: Option<Discovery>,
     /// Connections that were accepted and not refused; written by the listener.
     pub accepted: Counter,
     /// Connections refused at the limit; written by the listener.
@@ -241,14 +253,18 @@ pub struct Metrics {
 impl Metrics {
     /// The figures of a node with so many serving threads.
     #[must_use]
-    pub fn new(config: config::Config, configuration_hash: String, threads: usize) -> Arc<Metrics> {
+    pub fn new(config: config::Config, configuration_hash: String, threads: usize, control: Control) -> Arc<Metrics> {
         let clock = Clock::start();
         Arc::new(Metrics {
             clock,
             started: clock.now(),
             budget: Budget::new(usize::try_from(config.buffer_memory.0).unwrap_or(usize::MAX)),
+            discovery: config.discovery.clone().map(Discovery::new),
             config,
             configuration_hash,
+            control,
+            watch: Watch::new(clock),
+            connections: Arc::default(),
             accepted: Counter::default(),
             refused: Counter::default(),
             listener_heartbeat: Counter::default(),
@@ -265,10 +281,11 @@ impl Metrics {
         &self.threads
     }
 
-    /// Sessions now.
+    /// Connections now, with those that watch.
     #[must_use]
     pub fn open(&self) -> u64 {
-        self.threads.iter().map(|counters| counters.sessions.get()).sum()
+        let sessions: u64 = self.threads.iter().map(|counters| counters.sessions.get()).sum();
+        sessions + self.watch.figures().watchers as u64
     }
 
     /// Sums up since the start.

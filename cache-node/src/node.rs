@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::admin::{self, Ports};
 use crate::bell::Bell;
+use crate::control::{Control, Log};
 use crate::link::{Sleeper, UnboundEnd, link};
 use crate::listener::{HAND_OVER, Listener, ListenerError, Seat, listen};
 use crate::metrics::{Metrics, Phase};
@@ -90,6 +91,7 @@ impl Node {
     pub fn start(
         config: config::Config,
         configuration_hash: String,
+        log: Log,
         (sender, events): (Sender<Event>, Receiver<Event>),
     ) -> Result<Node, NodeError> {
         let workers = usize::from(config.workers);
@@ -102,7 +104,8 @@ impl Node {
             admin: config.admin.map(|address| open(address, "--admin", "admin")).transpose()?,
         };
         let config = config::Config { listen: address, ..config };
-        let metrics = Metrics::new(config, configuration_hash, workers + usize::from(has_storage_thread));
+        let control = Control::new(log, sender.clone());
+        let metrics = Metrics::new(config, configuration_hash, workers + usize::from(has_storage_thread), control);
         let mut node = Node { threads: Vec::new(), wakers: Vec::new(), events, metrics: Arc::clone(&metrics) };
         let cache = Cache::new(settings(&metrics.config), metrics.clock.now().seconds())?;
         let polls: Vec<_> =
@@ -126,6 +129,11 @@ impl Node {
         let listener = Listener::new(poll, socket, seats, Arc::clone(&metrics));
         node.spawn("listener".to_owned(), &sender, move || Ok(listener.run()?))?;
         node.wakers.push(waker);
+        let watched = Arc::clone(&metrics);
+        node.spawn("watch".to_owned(), &sender, move || {
+            watched.watch.serve(|| watched.phase() < Phase::Closing);
+            Ok(())
+        })?;
         let at = |socket: &TcpListener| socket.local_addr().map_err(system("the address of a socket"));
         for (socket, what) in [(&ports.health, "/livez, /readyz"), (&ports.admin, "/metrics, /status, /drain")] {
             if let Some(socket) = socket {
@@ -211,6 +219,7 @@ impl Node {
 
     fn enter(&self, phase: Phase) {
         self.metrics.enter(phase);
+        self.metrics.watch.wake();
         for waker in &self.wakers {
             if let Err(error) = waker.wake() {
                 warn!(%error, "a thread could not be woken; it will notice within half a second");

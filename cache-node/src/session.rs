@@ -5,6 +5,7 @@ use slab::Slab;
 
 use crate::buffers::{Batch, Rest};
 use crate::clock::Instant;
+use crate::connections::Listed;
 use crate::transport::Transport;
 
 /// Names a session for as long as the worker lives: slots are used again, pairs of slot and generation are not (not
@@ -34,6 +35,8 @@ impl SessionId {
 pub struct Session {
     /// Its byte stream.
     pub transport: Transport,
+    /// Its place in the list of all connections.
+    pub listed: Listed,
     /// What was received and is to be sent; none while the session is idle or the batch is with the storage thread.
     pub batch: Option<Box<Batch>>,
     /// The beginning of a request, instead of a batch.
@@ -76,11 +79,12 @@ impl Sessions {
     }
 
     /// Adds a session of this `transport`.
-    pub fn insert(&mut self, transport: Transport, now: Instant) -> SessionId {
+    pub fn insert(&mut self, transport: Transport, listed: Listed, now: Instant) -> SessionId {
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
         let session = Session {
             transport,
+            listed,
             batch: None,
             rest: None,
             in_flight: false,

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use segcache::Cache;
+use memcache::Streams;
+use segcache::{Cache, Deadline, Evicted, Evictions};
 
 use crate::bell::Bell;
 use crate::buffers::Batch;
@@ -12,6 +13,7 @@ use crate::clock::Instant;
 use crate::execute::{self, Context};
 use crate::link::{StorageEnd, WorkerEnd};
 use crate::metrics::{Counters, Metrics};
+use crate::watch::{Event, Watch};
 
 /// How often the cache's figures are published.
 const PUBLISH_US: u64 = 250_000;
@@ -95,21 +97,43 @@ pub struct Owner {
     cache: Cache,
     published: Instant,
     maintenance_left: bool,
+    evictions_watched: bool,
 }
 
 impl Owner {
     /// The owner of this `cache`.
     #[must_use]
     pub fn new(cache: Cache) -> Owner {
-        Owner { cache, published: Instant::default(), maintenance_left: false }
+        Owner { cache, published: Instant::default(), maintenance_left: false, evictions_watched: false }
     }
 
     fn advance(&mut self, now: Instant, metrics: &Metrics) {
         self.cache.advance(now.seconds());
         self.maintenance_left = self.cache.maintain();
+        self.tell_evictions(now, &metrics.watch);
         if now.since(self.published) >= PUBLISH_US {
             self.published = now;
             metrics.publish_cache(self.cache.counters());
+        }
+    }
+
+    /// Tells those who watch what was evicted since the last round.
+    fn tell_evictions(&mut self, now: Instant, watch: &Watch) {
+        let wanted = watch.wants(Streams::EVICTIONS);
+        if wanted != self.evictions_watched {
+            self.evictions_watched = wanted;
+            self.cache.watch_evictions(wanted);
+        }
+        if wanted {
+            let Evictions { items, lost } = self.cache.take_evictions();
+            for Evicted { key, value_length, deadline } in items {
+                let ttl = match deadline {
+                    Deadline::Never => None,
+                    Deadline::At(last) => Some(last.saturating_sub(now.seconds())),
+                };
+                watch.tell(Event::Eviction { key, ttl, size: value_length });
+            }
+            watch.count_lost(lost);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The byte stream of one connection.
 
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
@@ -25,6 +26,22 @@ impl Transport {
     /// What the system says.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         registry.register(&mut self.stream, token, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    /// Has readiness reported no longer, so that the connection can be served elsewhere.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        registry.deregister(&mut self.stream)
+    }
+
+    /// The other side's address.
+    ///
+    /// # Errors
+    /// What the system says, such as that the other side is gone.
+    pub fn client(&self) -> io::Result<SocketAddr> {
+        self.stream.peer_addr()
     }
 }
 

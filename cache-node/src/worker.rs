@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use memcache::Limits;
+use memcache::{Limits, Streams};
 use mio::net::TcpStream;
 use mio::{Events, Poll, Token, Waker};
 use tracing::debug;
@@ -16,6 +16,7 @@ use crate::metrics::{Counters, Metrics, Phase};
 use crate::session::{Session, SessionId, Sessions};
 use crate::storage::{Storage, Submitted};
 use crate::transport::Transport;
+use crate::watch::{Event, Ticket};
 
 /// The token of everything that is not a session: hand-over, replies of the storage thread, drain.
 pub const WAKE: Token = Token(usize::MAX);
@@ -77,6 +78,8 @@ enum Turn {
     Unfinished,
     /// It cannot go on without buffer memory.
     Starved,
+    /// The connection is for the watchers' thread from now on.
+    Watch(Ticket),
     /// The connection ends.
     Over(Ending),
 }
@@ -96,6 +99,20 @@ enum Ending {
     Stalled,
     #[error("the connection failed: {0}")]
     Broken(io::Error),
+}
+
+impl Ending {
+    /// As watchers are told.
+    fn word(&self) -> &'static str {
+        match self {
+            Ending::Client => "normal",
+            Ending::Drained => "drained",
+            Ending::LineTooLong => "line_too_long",
+            Ending::Idle => "idle_timeout",
+            Ending::Stalled => "stalled",
+            Ending::Broken(_) => "error",
+        }
+    }
 }
 
 impl Worker {
@@ -181,7 +198,15 @@ impl Worker {
     fn admit(&mut self) {
         for _ in 0..MOST_ARRIVALS {
             let Ok(stream) = self.arrivals.pop() else { break };
-            let id = self.sessions.insert(Transport::plain(stream), self.now);
+            let transport = Transport::plain(stream);
+            // A client that is gone already has no address; reading from it will tell.
+            let Ok(client) = transport.client() else {
+                self.counters.closed.add(1);
+                continue;
+            };
+            let listed = self.metrics.connections.list(client, self.now);
+            self.metrics.watch.tell_if_wanted(Streams::CONNECTIONS, || Event::Connected { client });
+            let id = self.sessions.insert(transport, listed, self.now);
             let Some(session) = self.sessions.get_mut(id) else { continue };
             if let Err(error) = session.transport.register(self.poll.registry(), id.token()) {
                 self.close(id, &Ending::Broken(error));
@@ -195,6 +220,9 @@ impl Worker {
             let id = SessionId::of(event.token());
             let Some(session) = self.sessions.get_mut(id) else { continue };
             // A connection that failed, or was closed, is found out by reading from it.
+            if event.is_writable() && !session.writable {
+                session.listed.set_blocked(false);
+            }
             session.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
             session.writable |= event.is_writable() || event.is_error();
             session.ending |= event.is_read_closed();
@@ -262,6 +290,7 @@ impl Worker {
             Turn::Rest => {}
             Turn::Unfinished => self.unfinished.push(id),
             Turn::Starved => self.starve(id),
+            Turn::Watch(ticket) => self.let_watch(id, ticket),
             Turn::Over(ending) => self.close(id, &ending),
         }
     }
@@ -291,6 +320,10 @@ impl Worker {
             }
             if batch.quit {
                 turn = Turn::Over(Ending::Client);
+                break;
+            }
+            if let Some(ticket) = batch.watch.take() {
+                turn = Turn::Watch(ticket);
                 break;
             }
             match batch.parse(self.limits) {
@@ -341,9 +374,26 @@ impl Worker {
         }
     }
 
+    /// Gives a connection away to those that watch.
+    fn let_watch(&mut self, id: SessionId, ticket: Ticket) {
+        let Some(mut session) = self.sessions.remove(id) else { return };
+        if let Some(batch) = session.batch.take() {
+            self.pool.give_back(batch);
+        }
+        self.counters.closed.add(1);
+        self.counters.sessions.set(self.sessions.len() as u64);
+        match session.transport.deregister(self.poll.registry()) {
+            Ok(()) => self.metrics.watch.join(ticket, session.transport),
+            Err(error) => debug!(%error, "a session that was to watch failed"),
+        }
+    }
+
     fn close(&mut self, id: SessionId, ending: &Ending) {
         let Some(session) = self.sessions.remove(id) else { return };
         debug!("a session ended: {ending}");
+        let client = session.listed.client;
+        let gone = || Event::Disconnected { client, reason: ending.word() };
+        self.metrics.watch.tell_if_wanted(Streams::CONNECTIONS, gone);
         match ending {
             Ending::Idle => self.counters.idle_closed.add(1),
             Ending::Stalled => self.counters.stalled_closed.add(1),
@@ -421,6 +471,7 @@ fn send(session: &mut Session, batch: &mut Batch, counters: &Counters, metrics: 
                 session.active = metrics.clock.now();
             }
             session.writable = false;
+            session.listed.set_blocked(true);
             *turn = Turn::Rest;
             false
         }
@@ -447,6 +498,7 @@ fn receive(session: &mut Session, batch: &mut Batch, counters: &Counters, now: I
             // already reported makes none.
             session.readable = !drained || session.ending;
             session.active = now;
+            session.listed.hear(now);
             batch.arrived = now;
             counters.bytes_in.add(count as u64);
             true

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use crate::{Bytes, Duration, content_hash};
 
@@ -53,6 +54,14 @@ pub struct Config {
     /// The largest value in bytes, 1 KiB to 128 MiB. Default: `1Mi`.
     #[serde(skip_serializing_if = "is_default::max_item_size")]
     pub max_item_size: Bytes,
+    /// Whether clients may use the commands that change the node: `verbosity`, `cache_memlimit` and `shutdown`. Default:
+    /// `false`.
+    #[serde(skip_serializing_if = "is_default::admin_commands")]
+    pub admin_commands: bool,
+    /// A file with the list of the cluster's nodes, which `config get cluster` answers with; it is read again when it
+    /// changes. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discovery: Option<PathBuf>,
 }
 
 /// What makes room when memory is full.
@@ -101,6 +110,8 @@ impl Default for Config {
             drain_delay: Duration(std::time::Duration::from_secs(5)),
             eviction: Eviction::Merge,
             max_item_size: Bytes(1 << 20),
+            admin_commands: false,
+            discovery: None,
         }
     }
 }
@@ -124,6 +135,7 @@ mod is_default {
         drain_delay: super::Duration,
         eviction: super::Eviction,
         max_item_size: super::Bytes,
+        admin_commands: bool,
     );
 }
 

@@ -1,6 +1,7 @@
 //! What a client can ask for.
 
 use crate::meta::MetaVerb;
+use crate::streams::Streams;
 
 /// A range of the buffer that a command was parsed from. Commands carry ranges instead of slices so that they can cross
 /// threads together with their buffer.
@@ -116,11 +117,34 @@ pub enum Command {
         /// Whether to stay silent.
         noreply: bool,
     },
-    /// `verbosity`, which changes nothing here: the log's level is the node's business.
+    /// `verbosity`.
     Verbosity {
+        /// How much is to be logged.
+        level: u64,
         /// Whether to stay silent.
         noreply: bool,
     },
+    /// `cache_memlimit`.
+    MemoryLimit {
+        /// The memory that the items should have.
+        megabytes: u32,
+        /// Whether to stay silent.
+        noreply: bool,
+    },
+    /// `shutdown`.
+    Shutdown {
+        /// Whether it is asked for in a way that there is.
+        has_known_mode: bool,
+    },
+    /// `watch`: the connection is told what happens, and asks for nothing any more.
+    Watch {
+        /// What it is told of.
+        streams: Streams,
+    },
+    /// `config get cluster`: the nodes of the cluster, as clients with auto discovery ask for them.
+    Discover,
+    /// `lru_crawler metadump`: what is known of every item, but for the values.
+    Dump,
     /// `version`.
     Version,
     /// `stats`.
@@ -171,6 +195,14 @@ pub enum Command {
         /// Whether to stay silent: memcached holds its tongue even about some errors.
         noreply: bool,
     },
+}
+
+impl Command {
+    /// Whether what follows it may not be looked at before it is done, because the connection may have another use then.
+    #[must_use]
+    pub fn ends_pipeline(&self) -> bool {
+        matches!(self, Command::Quit | Command::Shutdown { .. } | Command::Watch { .. })
+    }
 }
 
 /// The way in which an item is stored.
@@ -231,8 +263,10 @@ pub enum Rejection {
     TooManyGetFlags,
     /// Another meta command with too many flags.
     TooManyFlags,
-    /// `shutdown`, which would let a client stop the node.
+    /// A `shutdown` where clients may not stop the node.
     ShutdownDisabled,
+    /// A `shutdown` in a mode that there is not.
+    BadShutdown,
 }
 
 impl Rejection {
@@ -260,6 +294,7 @@ impl Rejection {
             Rejection::TooManyGetFlags => b"CLIENT_ERROR options flags are too long\r\n",
             Rejection::TooManyFlags => b"CLIENT_ERROR options flags too long\r\n",
             Rejection::ShutdownDisabled => b"ERROR: shutdown not enabled\r\n",
+            Rejection::BadShutdown => b"CLIENT_ERROR invalid shutdown mode\r\n",
         }
     }
 }

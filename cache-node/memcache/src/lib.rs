@@ -9,8 +9,10 @@ mod number;
 mod parse;
 mod plain;
 mod reply;
+mod streams;
 
 pub use command::{Command, Rejection, Span, Verb};
 pub use meta::{MetaFlags, MetaOptions, MetaVerb};
 pub use parse::{LONGEST_LINE, LONGEST_RETRIEVAL, Limits, MAX_KEY_LENGTH, Step, parse};
 pub use reply::{Reply, write_number, write_value_head};
+pub use streams::Streams;

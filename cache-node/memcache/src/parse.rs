@@ -1,5 +1,7 @@
 //! Bytes to commands.
 
+mod service;
+
 use crate::command::{Command, Rejection, Span, Verb};
 use crate::meta::{MOST_WORDS, MetaFlags, MetaOptions, MetaVerb};
 use crate::number;
@@ -185,7 +187,11 @@ impl<'a> Line<'a> {
             b"me" => self.meta_debug(&body),
             b"mn" => body.done(Command::MetaNoop),
             b"quit" => body.done(Command::Quit),
-            b"shutdown" => body.reject(Rejection::ShutdownDisabled),
+            b"watch" => self.watch(&body),
+            b"config" => self.config(&body),
+            b"lru_crawler" => self.crawler(&body),
+            b"cache_memlimit" => self.memory_limit(&body),
+            b"shutdown" => self.shutdown(&body),
             _ => body.reject(Rejection::Unknown),
         }
     }
@@ -406,18 +412,6 @@ impl<'a> Line<'a> {
         match number::signed(tokens.word(1)) {
             Some(delay) => body.done(Command::FlushAll { delay, noreply }),
             None => body.reject_quietly(Rejection::BadExptime, noreply),
-        }
-    }
-
-    fn verbosity(&self, body: &Body<'_>) -> Step {
-        let tokens = self.tokens();
-        if !(2..=3).contains(&tokens.count) {
-            return body.reject(Rejection::Unknown);
-        }
-        let noreply = tokens.noreply();
-        match number::unsigned(tokens.word(1)) {
-            Some(_) => body.done(Command::Verbosity { noreply }),
-            None => body.reject_quietly(Rejection::BadLine, noreply),
         }
     }
 }

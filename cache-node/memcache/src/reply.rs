@@ -33,6 +33,14 @@ pub enum Reply {
     OutOfMemoryCounting,
     /// No memory for the item of a `touch` or `gat`.
     OutOfMemoryTouching,
+    /// A memory limit that no cache can work with.
+    MemoryTooSmall,
+    /// A memory limit that cannot be changed to.
+    MemoryFixed,
+    /// As many connections watch as may.
+    TooManyWatchers,
+    /// The list of nodes that `config get cluster` answers with cannot be read.
+    NoNodes,
     /// The connection limit is reached; the connection ends.
     TooManyConnections,
 }
@@ -57,6 +65,10 @@ impl Reply {
             Reply::OutOfMemory => b"SERVER_ERROR out of memory storing object\r\n",
             Reply::OutOfMemoryCounting => b"SERVER_ERROR out of memory\r\n",
             Reply::OutOfMemoryTouching => b"SERVER_ERROR out of memory touching object\r\n",
+            Reply::MemoryTooSmall => b"MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m\r\n",
+            Reply::MemoryFixed => b"MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust\r\n",
+            Reply::TooManyWatchers => b"WATCHER_TOO_MANY log watcher limit reached\r\n",
+            Reply::NoNodes => b"SERVER_ERROR the list of nodes cannot be read\r\n",
             Reply::TooManyConnections => b"SERVER_ERROR too many open connections\r\n",
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::bucket::{Buckets, NEVER};
 use crate::chronicle::Chronicle;
+use crate::evicted::Evictions;
 use crate::frequency;
 use crate::ghost::Ghost;
 use crate::hash::{KeyHash, KeyHasher, Random};
@@ -35,6 +36,8 @@ pub struct Cache {
     pub(crate) maintenance: Maintenance,
     pub(crate) ghost: Ghost,
     pub(crate) totals: Totals,
+    /// None while nobody watches.
+    pub(crate) evictions: Option<Evictions>,
 }
 
 /// What is counted as it happens.
@@ -92,6 +95,7 @@ impl Cache {
             maintenance: Maintenance::new(segments),
             ghost: Ghost::new(ghost_bytes),
             totals: Totals::default(),
+            evictions: None,
         })
     }
 

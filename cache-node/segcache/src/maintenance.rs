@@ -323,6 +323,7 @@ impl Cache {
             Some(end) => self.drop_ended(slot, length, end),
             None if living => {
                 self.totals.evicted += 1;
+                self.note_eviction(slot.location);
                 self.drop_item(slot, length);
             }
             None => (),
@@ -361,6 +362,7 @@ impl Cache {
         for location in homeless {
             if let Some(length) = self.segments.record(*location).map(|record| record.length()) {
                 self.totals.evicted += 1;
+                self.note_eviction(*location);
                 self.uncount(location.segment, length);
             }
         }

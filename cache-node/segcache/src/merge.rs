@@ -396,6 +396,7 @@ impl Cache {
         let kept = class > merge.cut || class == merge.cut && merge.quota >= u64::from(aligned);
         if !kept || !self.has_room_in_target(merge, length) {
             self.totals.evicted += 1;
+            self.note_eviction(slot.location);
             self.remember(slot);
             return self.drop_item(slot, old_length);
         }
