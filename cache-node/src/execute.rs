@@ -163,8 +163,9 @@ fn change(command: Command, input: &[u8], cache: &mut Cache, counters: &Counters
         Command::Touch { key, exptime, noreply } => {
             counters.request(Kind::Touch);
             let deadline = Deadline::from_memcached(exptime, cache.now());
-            let reply = match cache.touch(key.of(input), deadline) {
-                Ok(found) => found_or_not(found, Reply::Touched, Kind::Touch, counters),
+            // An item that is touched is used, as in memcached, though nobody sees its value.
+            let reply = match cache.get_and_touch(key.of(input), deadline) {
+                Ok(found) => found_or_not(found.is_some(), Reply::Touched, Kind::Touch, counters),
                 Err(_) => server_error(Reply::OutOfMemoryTouching, counters),
             };
             (reply, noreply)

@@ -30,11 +30,19 @@ struct Facts {
     cas: Option<u64>,
     flags: Option<u32>,
     hit_before: Option<bool>,
+    /// Seconds since the last access.
+    unused: Option<u64>,
     deadline: Option<Deadline>,
     /// The deadline from the flag `T` on.
     touched: Option<Deadline>,
     /// The deadline from the flag `N` on, where the item is new.
     vivified: Option<Deadline>,
+    /// The value is out of date.
+    stale: bool,
+    /// Somebody was told to renew the item before.
+    won_before: bool,
+    /// This client is told to renew it.
+    wins: bool,
 }
 
 impl Facts {
@@ -45,8 +53,9 @@ impl Facts {
             flags: Some(item.flags),
             hit_before: Some(item.hit_before),
             deadline: Some(item.deadline),
-            touched: None,
-            vivified: None,
+            stale: item.stale,
+            won_before: item.won,
+            ..Facts::default()
         }
     }
 }
@@ -55,7 +64,7 @@ impl Meta<'_> {
     /// `mg`, `md` or `ma`.
     pub fn perform(&self, verb: MetaVerb, output: &mut Output<'_>, cache: &mut Cache, counters: &Counters) -> Flow {
         let mut room = [0; MAX_KEY_LENGTH];
-        let Some((options, key)) = self.options(verb, &mut room) else { return Flow::Done };
+        let Some((options, key)) = self.options(&mut room) else { return Flow::Done };
         // All but a value has room before anything is done, so that nothing is done twice.
         if output.room(self.echo_length()).is_none() {
             return Flow::Pause;
@@ -69,8 +78,8 @@ impl Meta<'_> {
         }
     }
 
-    fn options<'r>(&'r self, verb: MetaVerb, room: &'r mut [u8; MAX_KEY_LENGTH]) -> Option<(MetaOptions, &'r [u8])> {
-        let options = MetaFlags(self.flags).read(verb, self.key).ok()?;
+    fn options<'r>(&'r self, room: &'r mut [u8; MAX_KEY_LENGTH]) -> Option<(MetaOptions, &'r [u8])> {
+        let options = MetaFlags(self.flags).read(self.key).ok()?;
         Some((options, options.key(self.key, room)?))
     }
 
@@ -86,16 +95,8 @@ impl Meta<'_> {
         cache: &mut Cache,
         counters: &Counters,
     ) -> Flow {
-        let now = cache.now();
-        let before = cache.peek(key).map(|item| (Facts::of(&item), item.value.len()));
-        let Some((facts, length)) = before else {
-            counters.request(Kind::Get);
-            counters.miss(Kind::Get);
-            return if options.quiet {
-                Flow::Done
-            } else {
-                self.answer(b"EN", options, &Facts::default(), now, output)
-            };
+        let Some((facts, length)) = cache.peek(key).map(|item| (Facts::of(&item), item.value.len())) else {
+            return self.get_missing(options, key, output, cache, counters);
         };
         // Before the item is touched: a pause must not change what the command finds when it comes again.
         let value_length = if options.value { length } else { 0 };
@@ -103,37 +104,106 @@ impl Meta<'_> {
             return Flow::Pause;
         }
         counters.request(Kind::Get);
-        let deadline = options.exptime.map(|exptime| Deadline::from_memcached(exptime, now));
-        let facts = Facts { touched: deadline, ..facts };
-        let found = match deadline {
-            Some(deadline) => cache.get_and_touch(key, deadline),
-            None if options.no_update => Ok(cache.peek(key)),
-            None => Ok(cache.get(key)),
-        };
+        let now = cache.now();
+        let accessed = if options.last_access { cache.last_access(key) } else { None };
+        let touched = options.exptime.map(|exptime| Deadline::from_memcached(exptime, now));
+        let unused = accessed.map(|accessed| now.saturating_sub(accessed));
+        let facts = Facts { touched, unused, ..facts };
+        let facts = Facts { wins: self.wins(options, &facts, now), ..facts };
+        // A mark for which there is no room is made by the next client that asks.
+        let marked = if facts.wins { cache.win(key).map(drop) } else { Ok(()) };
+        let kept = if options.last_access && !options.no_update { cache.keep_access(key).map(drop) } else { Ok(()) };
+        let found = marked.and(kept).and_then(|()| fetch(options, key, touched, cache));
         let (Ok(Some(item)), Some(out)) = (found, output.room(value_length + self.echo_length())) else {
             return write(server_error(Reply::OutOfMemoryTouching, counters).text(), output);
         };
         counters.hit(Kind::Get);
+        self.answer_get(item.value, options, &facts, now, out);
+        Flow::Done
+    }
+
+    fn answer_get(&self, value: &[u8], options: &MetaOptions, facts: &Facts, now: u64, out: &mut Vec<u8>) {
         if options.value {
             out.extend_from_slice(b"VA ");
-            write_number(out, item.value.len() as u64);
+            write_number(out, value.len() as u64);
         } else {
             out.extend_from_slice(b"HD");
         }
-        self.echo(options, &facts, now, out);
+        self.echo(options, facts, now, out);
         out.extend_from_slice(b"\r\n");
         if options.value {
-            out.extend_from_slice(item.value);
+            out.extend_from_slice(value);
             out.extend_from_slice(b"\r\n");
             counters.value_bytes(Kind::Get, item.value.len());
         }
+    }
+
+    /// A get of a key that is not there, which may make an empty item that its client is to fill.
+    fn get_missing(
+        &self,
+        options: &MetaOptions,
+        key: &[u8],
+        output: &mut Output<'_>,
+        cache: &mut Cache,
+        counters: &Counters,
+    ) -> Flow {
+        counters.request(Kind::Get);
+        counters.miss(Kind::Get);
+        let now = cache.now();
+        let at = |exptime: i64| Deadline::from_memcached(exptime, now);
+        let mut facts = Facts {
+            size: Some(0),
+            flags: Some(0),
+            hit_before: Some(false),
+            unused: Some(0),
+            deadline: Some(Deadline::Never),
+            touched: options.exptime.map(at),
+            vivified: options.vivify.map(at),
+            wins: true,
+            ..Facts::default()
+        };
+        // No room for an empty item is no more than a miss, as in memcached.
+        let made = options.vivify.is_some() && vivify(key, self.last_deadline(&facts), options, cache).unwrap_or(false);
+        if !made {
+            return if options.quiet {
+                Flow::Done
+            } else {
+                self.answer(b"EN", options, &Facts::default(), now, output)
+            };
+        }
+        facts.cas = cache.peek(key).map(|item| item.cas);
+        if !options.no_update {
+            cache.get(key);
+        }
+        if let Some(out) = output.room(self.echo_length()) {
+            self.answer_get(b"", options, &facts, now, out);
+        }
         Flow::Done
+    }
+
+    /// Whether the client is the one who is to renew an item: because it is out of date, or has less time left than the
+    /// flag `R` says. Flags count in their order, so a `T` before it gives the item more time.
+    fn wins(&self, options: &MetaOptions, facts: &Facts, now: u64) -> bool {
+        if facts.won_before {
+            return false;
+        }
+        let limit = options.recache.map(|exptime| Deadline::from_memcached(exptime, now));
+        let (Some(Deadline::At(limit)), Some(mut deadline)) = (limit, facts.deadline) else { return facts.stale };
+        let mut is_due = false;
+        for (letter, _) in MetaFlags(self.flags).tokens() {
+            match (letter, deadline) {
+                (b'T', _) => deadline = facts.touched.unwrap_or(deadline),
+                (b'R', Deadline::At(last)) => is_due |= last < limit,
+                _ => {}
+            }
+        }
+        is_due || facts.stale
     }
 
     /// `ms`, with its value; none where that is above the limit.
     pub fn set(&self, value: Option<&[u8]>, output: &mut Output<'_>, cache: &mut Cache, counters: &Counters) -> Flow {
         let mut room = [0; MAX_KEY_LENGTH];
-        let Some((options, key)) = self.options(MetaVerb::Set, &mut room) else { return Flow::Done };
+        let Some((options, key)) = self.options(&mut room) else { return Flow::Done };
         if output.room(self.echo_length()).is_none() {
             return Flow::Pause;
         }
@@ -144,7 +214,7 @@ impl Meta<'_> {
             return write(server_error(Reply::TooLarge, counters).text(), output);
         };
         let deadline = Deadline::from_memcached(options.exptime.unwrap_or(0), cache.now());
-        let item = NewItem { key, value, flags: options.flags, deadline, cas: None };
+        let item = NewItem { key, value, flags: options.flags, deadline, cas: options.new_cas };
         let (code, cas) = match store_compared(cache, mode, &item, &options) {
             Ok(Outcome::Stored { cas }) => {
                 counters.hit(kind);
@@ -196,7 +266,12 @@ impl Meta<'_> {
                 b"EX"
             }
             (Some(_), _) => {
-                cache.delete(key);
+                let deadline = options.exptime.map(|exptime| Deadline::from_memcached(exptime, cache.now()));
+                if !options.invalidate {
+                    cache.delete(key);
+                } else if cache.mark_stale(key, deadline, options.new_cas).is_err() {
+                    return write(server_error(Reply::OutOfMemoryTouching, counters).text(), output);
+                }
                 counters.hit(Kind::Delete);
                 if options.quiet {
                     return Flow::Done;
@@ -221,7 +296,7 @@ impl Meta<'_> {
         let now = cache.now();
         let before = cache.peek(key).map(|item| (item.cas, item.deadline, item.value.len()));
         if let (Some((cas, _, length)), Some(expected)) = (before, options.compare)
-            && cas != expected
+            && ![0, cas].contains(&expected)
         {
             if length == 0 {
                 return write(Reply::NotANumber.text(), output);
@@ -237,7 +312,8 @@ impl Meta<'_> {
         let number = match (result, options.vivify) {
             (Ok(number), _) => {
                 counters.hit(kind);
-                if touched.is_some_and(|deadline| cache.touch(key, deadline).is_err()) {
+                let is_renamed = options.new_cas.is_none_or(|cas| set_cas(key, cas, cache).is_ok());
+                if !is_renamed || touched.is_some_and(|deadline| cache.touch(key, deadline).is_err()) {
                     return write(server_error(Reply::OutOfMemoryTouching, counters).text(), output);
                 }
                 if options.quiet {
@@ -254,7 +330,9 @@ impl Meta<'_> {
                 facts = Facts { deadline: Some(Deadline::Never), vivified: Some(at(exptime)), ..facts };
                 let mut digits = Vec::with_capacity(LONGEST_NUMBER);
                 write_number(&mut digits, options.initial);
-                if cache.add(key, &digits, 0, self.last_deadline(&facts)).is_err() {
+                let deadline = self.last_deadline(&facts);
+                let item = NewItem { key, value: &digits, flags: 0, deadline, cas: options.new_cas };
+                if cache.store(Mode::Add, &item).is_err() {
                     return write(server_error(Reply::OutOfMemoryCounting, counters).text(), output);
                 }
                 options.initial
@@ -333,6 +411,7 @@ impl Meta<'_> {
                 b'c' => fact(out, b'c', facts.cas),
                 b'f' => fact(out, b'f', facts.flags.map(u64::from)),
                 b'h' => fact(out, b'h', facts.hit_before.map(u64::from)),
+                b'l' => fact(out, b'l', facts.unused),
                 b't' => match deadline {
                     Some(Deadline::Never) => out.extend_from_slice(b" t-1"),
                     Some(Deadline::At(last)) => fact(out, b't', Some(last.saturating_sub(now))),
@@ -342,6 +421,11 @@ impl Meta<'_> {
                 b'T' => deadline = facts.touched.or(deadline),
                 b'N' => deadline = facts.vivified.or(deadline),
                 _ => {}
+            }
+        }
+        for (holds, flag) in [(facts.won_before, b" Z"), (facts.stale, b" X"), (facts.wins, b" W")] {
+            if holds {
+                out.extend_from_slice(flag);
             }
         }
     }
@@ -354,9 +438,49 @@ fn fact(out: &mut Vec<u8>, letter: u8, number: Option<u64>) {
     }
 }
 
+/// The item of a get, which counts as read unless it is asked not to.
+fn fetch<'c>(
+    options: &MetaOptions,
+    key: &[u8],
+    touched: Option<Deadline>,
+    cache: &'c mut Cache,
+) -> Result<Option<Item<'c>>, StoreError> {
+    match touched {
+        Some(deadline) if options.no_update && !deadline.is_past(cache.now()) => {
+            cache.touch(key, deadline)?;
+            Ok(cache.peek(key))
+        }
+        Some(deadline) => cache.get_and_touch(key, deadline),
+        None if options.no_update => Ok(cache.peek(key)),
+        None => Ok(cache.get(key)),
+    }
+}
+
+/// Makes an empty item whose renewal the client has won; says whether it did.
+fn vivify(key: &[u8], deadline: Deadline, options: &MetaOptions, cache: &mut Cache) -> Result<bool, StoreError> {
+    if options.new_cas.is_none() {
+        return cache.vivify(key, deadline);
+    }
+    let item = NewItem { key, value: &[], flags: 0, deadline, cas: options.new_cas };
+    let made = matches!(cache.store(Mode::Add, &item)?, Outcome::Stored { .. });
+    cache.win(key)?;
+    Ok(made)
+}
+
+/// Stores the number under `key` again, with a CAS that its client chose.
+fn set_cas(key: &[u8], cas: u64, cache: &mut Cache) -> Result<(), StoreError> {
+    let Some(Item { value, flags, deadline, .. }) = cache.peek(key) else { return Ok(()) };
+    let mut digits = [b' '; LONGEST_NUMBER];
+    let length = value.len().min(LONGEST_NUMBER);
+    digits[..length].copy_from_slice(&value[..length]);
+    cache.store(Mode::Set, &NewItem { key, value: &digits[..length], flags, deadline, cas: Some(cas) }).map(drop)
+}
+
 /// The mode of an `ms`, and what it is counted as.
 fn set_mode(options: &MetaOptions) -> (Mode, Kind) {
     match (options.mode, options.compare) {
+        // Zero is no CAS of any item, so none is older either.
+        (None | Some(b'S' | b'R'), Some(cas)) if options.invalidate && cas > 0 => (Mode::CasOrStale(cas), Kind::Cas),
         (None | Some(b'S' | b'R'), Some(cas)) => (Mode::Cas(cas), Kind::Cas),
         (Some(b'R'), None) => (Mode::Replace, Kind::Replace),
         (Some(b'E'), _) => (Mode::Add, Kind::Add),
@@ -374,6 +498,7 @@ fn store_compared(
     options: &MetaOptions,
 ) -> Result<Outcome, StoreError> {
     if let (Mode::Append | Mode::Prepend, Some(expected)) = (mode, options.compare)
+        && expected != 0
         && cache.peek(item.key).is_some_and(|old| old.cas != expected)
     {
         return Ok(Outcome::Exists);
@@ -399,11 +524,18 @@ pub fn debug(key: &[u8], binary_key: bool, output: &mut Output<'_>, cache: &Cach
         Deadline::Never => out.extend_from_slice(b"-1"),
         Deadline::At(last) => write_number(out, last.saturating_sub(cache.now())),
     }
+    out.extend_from_slice(b" la=");
+    write_number(out, cache.last_access(decoded).map_or(0, |accessed| cache.now().saturating_sub(accessed)));
     out.extend_from_slice(b" cas=");
     write_number(out, item.cas);
     out.extend_from_slice(if item.hit_before { b" fetch=yes" } else { b" fetch=no" });
     out.extend_from_slice(b" size=");
     write_number(out, (decoded.len() + item.value.len()) as u64);
+    for (holds, mark) in [(item.stale, &b" stale=yes"[..]), (item.won, b" won=yes")] {
+        if holds {
+            out.extend_from_slice(mark);
+        }
+    }
     out.extend_from_slice(b"\r\n");
     Flow::Done
 }

@@ -42,6 +42,14 @@ pub struct MetaOptions {
     pub flags: u32,
     /// `C`: the CAS that the item must have.
     pub compare: Option<u64>,
+    /// `E`: the CAS that the item gets.
+    pub new_cas: Option<u64>,
+    /// `R`: with less time left than up to this expiry time, the item is to be renewed.
+    pub recache: Option<i64>,
+    /// `l`: the time of the last access is asked for.
+    pub last_access: bool,
+    /// `I`: the item is to be out of date, instead of deleted or not stored.
+    pub invalidate: bool,
     /// `M`: how to set, or to count.
     pub mode: Option<u8>,
     /// `J`: the number of an item that is made.
@@ -63,13 +71,10 @@ impl<'a> MetaFlags<'a> {
 
     /// What the flags ask for, of an item with this `key` as it was sent.
     ///
-    /// `l`, `R` and `I`, and `N` of a get, ask for what the storage does not keep (when an item was last read, who was told
-    /// to renew it, that it is stale); they are refused rather than answered wrongly.
-    ///
     /// # Errors
     /// [`Rejection`] as memcached words it: for the first flag that is unknown or there twice, or else for the last
     /// whose token cannot be read.
-    pub fn read(self, verb: MetaVerb, key: &[u8]) -> Result<MetaOptions, Rejection> {
+    pub fn read(self, key: &[u8]) -> Result<MetaOptions, Rejection> {
         let mut options = MetaOptions::default();
         let mut seen = [false; 128];
         let mut result = Ok(());
@@ -88,9 +93,11 @@ impl<'a> MetaFlags<'a> {
                 b'v' => set(&mut options.value),
                 b'u' => set(&mut options.no_update),
                 b'T' => number::signed(token).map(|time| options.exptime = Some(time)).ok_or_else(bad_token),
-                b'N' if verb != MetaVerb::Get => {
-                    number::signed(token).map(|time| options.vivify = Some(time)).ok_or_else(bad_token)
-                }
+                b'N' => number::signed(token).map(|time| options.vivify = Some(time)).ok_or_else(bad_token),
+                b'R' => number::signed(token).map(|time| options.recache = Some(time)).ok_or_else(bad_token),
+                b'l' => set(&mut options.last_access),
+                b'I' => set(&mut options.invalidate),
+                b'E' => number::unsigned(token).map(|cas| options.new_cas = Some(cas)).ok_or_else(bad_token),
                 b'C' => number::unsigned(token).map(|cas| options.compare = Some(cas)).ok_or_else(bad_token),
                 // The one flag of which memcached does not say what is wrong, if anything else is.
                 b'F' => {
@@ -170,14 +177,14 @@ fn digit(byte: u8) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::{MetaFlags, MetaOptions, MetaVerb, decode};
+    use super::{MetaFlags, MetaOptions, decode};
     use crate::command::Rejection;
     use crate::parse::MAX_KEY_LENGTH;
 
     #[test]
     fn flags_say_what_is_asked_for() {
         let flags = MetaFlags(b"v T30 q Oabc k  C7 F5 MA b");
-        let options = flags.read(MetaVerb::Set, b"Zm9v").unwrap();
+        let options = flags.read(b"Zm9v").unwrap();
         assert_eq!(
             options,
             MetaOptions {
@@ -191,6 +198,9 @@ mod tests {
                 ..MetaOptions::default()
             }
         );
+        let options = MetaFlags(b"R30 N60 l I E9").read(b"k").unwrap();
+        let MetaOptions { recache, vivify, last_access, invalidate, new_cas, .. } = options;
+        assert_eq!((recache, vivify, last_access, invalidate, new_cas), (Some(30), Some(60), true, true, Some(9)));
         let letters: Vec<u8> = flags.tokens().map(|(letter, _)| letter).collect();
         assert_eq!(letters, b"vTqOkCFMb");
     }
@@ -210,9 +220,11 @@ mod tests {
             (b"Jx", Rejection::BadInitial),
             (b"Dx", Rejection::BadMetaDelta),
             (b"O0123456789012345678901234567890123", Rejection::OpaqueTooLong),
-            (b"N30", Rejection::InvalidFlag),
+            (b"N", Rejection::BadToken),
+            (b"Rx l I", Rejection::BadToken),
+            (b"E-1", Rejection::BadToken),
         ] {
-            assert_eq!(MetaFlags(flags).read(MetaVerb::Get, b"k"), Err(rejection), "{}", flags.escape_ascii());
+            assert_eq!(MetaFlags(flags).read(b"k"), Err(rejection), "{}", flags.escape_ascii());
         }
     }
 

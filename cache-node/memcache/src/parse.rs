@@ -423,7 +423,7 @@ fn read_flags(verb: MetaVerb, key: &[u8], flags: &[u8]) -> Result<MetaOptions, R
         (MetaVerb::Delete | MetaVerb::Arithmetic, _) => Rejection::BadFlags,
         (_, rejection) => rejection,
     };
-    let options = MetaFlags(flags).read(verb, key).map_err(short)?;
+    let options = MetaFlags(flags).read(key).map_err(short)?;
     match (verb, options.mode) {
         (MetaVerb::Set, Some(mode)) if !b"EAPRS".contains(&mode) => Err(Rejection::BadSetMode),
         (MetaVerb::Arithmetic, Some(mode)) if !b"I+D-".contains(&mode) => Err(Rejection::BadCountMode),

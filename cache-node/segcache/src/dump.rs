@@ -49,8 +49,8 @@ impl Cache {
             // What lies here since the last step may be anything: only what the index knows is an item.
             let slot = self.index.find_location(self.hasher.hash(record.key()), at);
             let live = slot.filter(|slot| self.end_of(&Found { slot: *slot, record }).is_none());
-            if let Some(item) = live.and_then(|slot| self.item(slot))
-                && !visit(record.key(), &item)
+            if let Some(slot) = live
+                && !visit(record.key(), &self.item_of(slot, &record))
             {
                 break;
             }

@@ -33,8 +33,14 @@ pub fn keys(seed: u64) -> [String; 4] {
 /// A sequence of requests: mostly sensible, often odd, now and then broken.
 pub fn generate(dice: &mut Dice, seed: u64, tokens: &[String; 4]) -> Vec<u8> {
     let mut bytes = Vec::new();
+    // Renewing has sequences of its own: what counting does to a stale item is on the list of differences.
+    let renews = dice.one_in(3);
     for _ in 0..=dice.below(20) {
-        request(dice, seed, tokens, &mut bytes);
+        if renews {
+            renewal(dice, seed, tokens, &mut bytes);
+        } else {
+            request(dice, seed, tokens, &mut bytes);
+        }
     }
     // Only at the end: a server that closes with requests unread resets the connection, and replies are lost.
     if dice.one_in(8) {
@@ -142,6 +148,61 @@ fn meta(dice: &mut Dice, key: &str, token: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(&value);
         out.extend_from_slice(b"\r\n");
     }
+}
+
+/// Times that are far enough from each other for no second to matter.
+const TIMES: &[&str] = &["0", "1000", "1000", "3000"];
+const GET_FLAGS: &[&str] = &[
+    "N1000", "N1000", "N3000", "N0", "R500", "R2000", "R2000", "R5000", "R5000", "R0", "R-1", "T0", "T1000", "T3000",
+    "t", "t", "c", "h", "l", "v", "v", "k", "s", "f", "q", "u", "Oxy", "I", "N", "Rx",
+];
+const SET_FLAGS: &[&str] = &[
+    "I",
+    "I",
+    "C1",
+    "C1",
+    "C0",
+    "C99999999999",
+    "T0",
+    "T1000",
+    "T3000",
+    "MA",
+    "MP",
+    "ME",
+    "MR",
+    "q",
+    "k",
+    "F5",
+    "Oxy",
+    "l",
+];
+const DELETE_FLAGS: &[&str] = &["I", "I", "I", "I", "T1000", "T3000", "T0", "T-1", "C1", "q", "k", "Oxy"];
+
+/// What clients do that keep others from renewing the same item: make it, mark it as stale, win its renewal.
+fn renewal(dice: &mut Dice, seed: u64, tokens: &[String; 4], out: &mut Vec<u8>) {
+    let keys = keys(seed);
+    // Few keys, so that something happens to each.
+    let index = dice.below(2) as usize;
+    let (key, token) = (keys[index].as_str(), tokens[index].as_str());
+    let time = dice.pick(TIMES);
+    let (mut line, choices, value) = match dice.below(16) {
+        0..=6 => (format!("mg {key}"), GET_FLAGS, ""),
+        7..=9 => (format!("ms {key} 2"), SET_FLAGS, "xy\r\n"),
+        10..=11 => (format!("md {key}"), DELETE_FLAGS, ""),
+        12 => (format!("touch {key} {time}"), &[][..], ""),
+        13 => (format!("{} {key} 0 {time} 1", dice.pick(&["set", "add", "append", "replace"])), &[][..], "z\r\n"),
+        14 => (format!("gat {time} {key}"), &[][..], ""),
+        _ => (format!("get {key}"), &[][..], ""),
+    };
+    if !choices.is_empty() {
+        for _ in 0..dice.below(5) {
+            line.push_str(&format!(" {}", dice.pick(choices)));
+        }
+        if dice.one_in(6) {
+            line.push_str(&format!(" C{token}"));
+        }
+    }
+    out.extend_from_slice(format!("{line}\r\n{value}").as_bytes());
 }
 
 fn retrieval(dice: &mut Dice, keys: &[String; 4], spaces: &str) -> String {
