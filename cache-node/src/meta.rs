@@ -118,6 +118,7 @@ impl Meta<'_> {
             return write(server_error(Reply::OutOfMemoryTouching, counters).text(), output);
         };
         counters.hit(Kind::Get);
+        counters.value_bytes(Kind::Get, value_length);
         self.answer_get(item.value, options, &facts, now, out);
         Flow::Done
     }
@@ -134,7 +135,6 @@ impl Meta<'_> {
         if options.value {
             out.extend_from_slice(value);
             out.extend_from_slice(b"\r\n");
-            counters.value_bytes(Kind::Get, item.value.len());
         }
     }
 
@@ -313,6 +313,8 @@ impl Meta<'_> {
             (Ok(number), _) => {
                 counters.hit(kind);
                 let is_renamed = options.new_cas.is_none_or(|cas| set_cas(key, cas, cache).is_ok());
+                // Before it is touched: what ends with that had a CAS all the same.
+                facts.cas = cache.peek(key).map(|item| item.cas);
                 if !is_renamed || touched.is_some_and(|deadline| cache.touch(key, deadline).is_err()) {
                     return write(server_error(Reply::OutOfMemoryTouching, counters).text(), output);
                 }
@@ -332,9 +334,10 @@ impl Meta<'_> {
                 write_number(&mut digits, options.initial);
                 let deadline = self.last_deadline(&facts);
                 let item = NewItem { key, value: &digits, flags: 0, deadline, cas: options.new_cas };
-                if cache.store(Mode::Add, &item).is_err() {
+                let Ok(Outcome::Stored { cas }) = cache.store(Mode::Add, &item) else {
                     return write(server_error(Reply::OutOfMemoryCounting, counters).text(), output);
-                }
+                };
+                facts.cas = Some(cas);
                 options.initial
             }
             (Err(ArithmeticError::NotANumber), _) => return write(Reply::NotANumber.text(), output),
@@ -342,7 +345,6 @@ impl Meta<'_> {
                 return write(server_error(Reply::OutOfMemoryCounting, counters).text(), output);
             }
         };
-        facts.cas = cache.peek(key).map(|item| item.cas);
         self.answer_count(number, options, &facts, now, output)
     }
 
