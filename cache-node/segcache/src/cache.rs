@@ -73,7 +73,8 @@ impl Cache {
     /// # Errors
     /// [`SettingsError`] where no cache can be made of these settings.
     pub fn new(settings: Settings, now: u64) -> Result<Cache, SettingsError> {
-        let Geometry { segment_size, segments, index_bytes, ghost_bytes, metadata_bytes } = settings.geometry()?;
+        let Geometry { segment_size, segments, index_bytes, index_chunk, ghost_bytes, metadata_bytes } =
+            settings.geometry()?;
         let memory = |size| move |error: std::io::Error| SettingsError::Memory { size, reason: error.to_string() };
         let bytes = segments as usize * segment_size as usize;
         Ok(Cache {
@@ -88,7 +89,7 @@ impl Cache {
             chronicle: Chronicle::new(now),
             flushed: 0,
             flush_at: None,
-            index: Index::new(index_bytes, segments, segment_size).map_err(memory(index_bytes))?,
+            index: Index::new(index_bytes, index_chunk, segments, segment_size).map_err(memory(index_bytes))?,
             segments: Segments::new(segments, segment_size, Index::alignment(segments, segment_size))
                 .map_err(memory(bytes))?,
             buckets: Buckets::new(),

@@ -16,7 +16,7 @@ use std::io;
 
 use crate::hash::mix;
 use crate::segment::Location;
-use crate::volume::Region;
+use crate::volume::{HUGE_PAGE, Region};
 
 /// Slots of a bucket.
 pub(crate) const SLOTS: usize = 10;
@@ -33,10 +33,9 @@ const FULL: (u64, u64) = (91, 100);
 const EMPTY: (u64, u64) = (80, 100);
 /// Items that move, at most, to make way for another.
 const LONGEST_CHAIN: usize = 2;
-/// The index counts against the budget in steps of this many bytes.
-pub(crate) const CHUNK: usize = 64 << 10;
-/// The level of the smallest table, which is one chunk.
-const FIRST_LEVEL: u32 = (CHUNK / BUCKET / FIRST_GROUP as usize).ilog2();
+/// The smallest table.
+pub(crate) const SMALLEST: usize = 64 << 10;
+const FIRST_LEVEL: u32 = (SMALLEST / BUCKET / FIRST_GROUP as usize).ilog2();
 
 const SLOT_MASK: u64 = (1 << (8 * SLOT_BYTES)) - 1;
 const FREQUENCY_BITS: u32 = 4;
@@ -117,19 +116,24 @@ pub(crate) struct Index {
     items: u64,
     /// It does not grow beyond this.
     most_buckets: u64,
+    /// It counts against the budget in steps of this many bytes.
+    chunk: usize,
 }
 
 impl Index {
-    /// An empty table for at most `most_bytes`, of which one chunk is in use at first.
-    pub(crate) fn new(most_bytes: usize, segments: u32, segment_size: u32) -> io::Result<Index> {
+    /// An empty table for at most `most_bytes`, which takes memory in chunks of `chunk` bytes: in huge pages where that
+    /// is a multiple of one.
+    pub(crate) fn new(most_bytes: usize, chunk: usize, segments: u32, segment_size: u32) -> io::Result<Index> {
+        let is_huge = chunk.is_multiple_of(HUGE_PAGE);
         Ok(Index {
-            region: Region::anonymous(most_bytes)?,
+            region: if is_huge { Region::anonymous_huge(most_bytes) } else { Region::anonymous(most_bytes) }?,
             division: Division::new(segments, segment_size),
             level: FIRST_LEVEL,
             group_size: FIRST_GROUP,
             grown: 0,
             items: 0,
             most_buckets: (most_bytes / BUCKET) as u64,
+            chunk,
         })
     }
 
@@ -144,16 +148,16 @@ impl Index {
 
     /// Bytes of the budget that the table takes.
     pub(crate) fn bytes(&self) -> usize {
-        Index::chunks(self.buckets())
+        self.chunks(self.buckets())
     }
 
     /// Bytes of the budget that it will take after one step of growth.
     pub(crate) fn bytes_grown(&self) -> usize {
-        Index::chunks(self.buckets() + 1)
+        self.chunks(self.buckets() + 1)
     }
 
-    fn chunks(buckets: u64) -> usize {
-        (buckets as usize * BUCKET).next_multiple_of(CHUNK)
+    fn chunks(&self, buckets: u64) -> usize {
+        (buckets as usize * BUCKET).next_multiple_of(self.chunk)
     }
 
     /// Whether it is time to grow by a step, and there are addresses left for it.
@@ -163,7 +167,7 @@ impl Index {
 
     /// Whether it is time to shrink by a step.
     pub(crate) fn wants_shrinking(&self) -> bool {
-        self.items * EMPTY.1 < self.buckets() * SLOTS as u64 * EMPTY.0 && self.buckets() > (CHUNK / BUCKET) as u64
+        self.items * EMPTY.1 < self.buckets() * SLOTS as u64 * EMPTY.0 && self.buckets() > (SMALLEST / BUCKET) as u64
     }
 
     /// A key's bucket for a hash of it.
@@ -376,8 +380,8 @@ impl Index {
         self.grown -= 1;
         let moved = self.refile(self.grown, 0..self.group_size + 1, prefetch, hash_of);
         let end = self.buckets() as usize * BUCKET;
-        if end.is_multiple_of(CHUNK) {
-            self.region.release(end, CHUNK);
+        if end.is_multiple_of(self.chunk) {
+            self.region.release(end, self.chunk);
         }
         moved
     }
@@ -452,7 +456,7 @@ fn write(bucket: &mut [u8; BUCKET], slot: usize, value: u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::{BUCKET, CHUNK, Index, SLOTS};
+    use super::{BUCKET, Index, SLOTS, SMALLEST};
     use crate::hash::mix;
     use crate::segment::Location;
 
@@ -466,7 +470,7 @@ mod tests {
     }
 
     fn filled(numbers: u32) -> Index {
-        let mut index = Index::new(if cfg!(miri) { 1 << 20 } else { 64 << 20 }, 64, 1 << 17).unwrap();
+        let mut index = Index::new(if cfg!(miri) { 1 << 20 } else { 64 << 20 }, SMALLEST, 64, 1 << 17).unwrap();
         for number in 0..numbers {
             while index.wants_growth() {
                 assert_eq!(index.grow(|_| (), hash_of), [], "{number}");
@@ -486,7 +490,7 @@ mod tests {
             assert_eq!(index.find_location(hash_of(location(number + numbers)), location(number + numbers)), None);
         }
         assert!(index.items as f64 / (index.buckets() * SLOTS as u64) as f64 > 0.9 || cfg!(miri));
-        assert!(index.bytes() < index.buckets() as usize * BUCKET + CHUNK);
+        assert!(index.bytes() < index.buckets() as usize * BUCKET + SMALLEST);
     }
 
     #[test]
@@ -525,10 +529,10 @@ mod tests {
 
     #[test]
     fn a_full_table_says_so_and_names_the_coldest() {
-        let mut index = Index::new(CHUNK, 1, 1 << 16).unwrap();
+        let mut index = Index::new(SMALLEST, SMALLEST, 1, 1 << 16).unwrap();
         let mut numbers = (0..20_000).map(|n| Location { segment: 0, offset: 64 + n });
         let refused = numbers.find(|l| !index.insert(hash_of(*l), *l, 0, hash_of)).unwrap();
-        assert!(index.items * 100 > (CHUNK / BUCKET * SLOTS * 97) as u64, "{} items", index.items);
+        assert!(index.items * 100 > (SMALLEST / BUCKET * SLOTS * 97) as u64, "{} items", index.items);
         let coldest = index.coldest(hash_of(refused));
         index.remove(coldest);
         assert!(index.insert(hash_of(refused), refused, 0, hash_of));
@@ -538,7 +542,7 @@ mod tests {
     fn tera_bytes_can_be_addressed() {
         for (segments, size) in [(1, 4096), (1024, 1 << 20), (8 << 20, 1 << 20), (60_000, 129 << 20)] {
             let alignment = Index::alignment(segments, size);
-            let index = Index::new(CHUNK, segments, size).unwrap();
+            let index = Index::new(SMALLEST, SMALLEST, segments, size).unwrap();
             let last = Location { segment: segments - 1, offset: (size - 1) / alignment * alignment };
             assert_eq!(index.division.unpack(index.division.pack(last) | 0xf << 44), last);
             assert!(alignment <= 64, "{alignment}");

@@ -351,9 +351,9 @@ impl Cache {
         let hash_of = |location| segments.record(location).map_or(0, |record| hasher.hash(record.key()));
         let homeless = index.shrink(|location| segments.prefetch(location), hash_of);
         self.lose(&homeless);
-        if self.committed() + self.index.bytes() + self.segments.size() as usize <= self.budget {
-            self.segments.restore();
-        }
+        while self.committed() + self.index.bytes() + self.segments.size() as usize <= self.budget
+            && self.segments.restore()
+        {}
         self.index.wants_shrinking()
     }
 
@@ -374,11 +374,19 @@ impl Cache {
         self.metadata_bytes + segments as usize * self.segments.size() as usize
     }
 
-    /// Finds memory for a step of growth of the index, at the cost of a free segment if need be.
+    /// Finds memory for a step of growth of the index, at the cost of free segments if need be. Those that writes will
+    /// need soon are not taken: it then has to wait for eviction.
     fn memory_for_index(&mut self) -> bool {
         let grown = self.index.bytes_grown();
-        grown == self.index.bytes()
-            || self.committed() + grown <= self.budget
-            || self.segments.free_count() > HELD_BACK && self.segments.retire()
+        if grown == self.index.bytes() {
+            return true;
+        }
+        let kept = (self.maintenance.free_ahead / 2).max(HELD_BACK);
+        while self.committed() + grown > self.budget {
+            if self.segments.free_count() <= kept || !self.segments.retire() {
+                return false;
+            }
+        }
+        true
     }
 }

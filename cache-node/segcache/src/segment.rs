@@ -1,5 +1,6 @@
 //! Segments: equal parts of one region, written append-only.
 
+use std::collections::VecDeque;
 use std::io;
 
 use crate::record::{Header, Layout, Marks};
@@ -101,7 +102,9 @@ pub(crate) struct Segments {
     size: u32,
     /// A record's offset is a multiple of this.
     alignment: u32,
-    free: Vec<u32>,
+    /// The last is taken first, and the first is retired first: what was used before is used again, and a cache that is
+    /// not full touches the low addresses only.
+    free: VecDeque<u32>,
     retired: Vec<u32>,
     created: u64,
 }
@@ -109,11 +112,10 @@ pub(crate) struct Segments {
 impl Segments {
     pub(crate) fn new(count: u32, size: u32, alignment: u32) -> io::Result<Segments> {
         Ok(Segments {
-            region: Region::anonymous(count as usize * size as usize)?,
+            region: Region::anonymous_huge(count as usize * size as usize)?,
             segments: vec![FREE; count as usize],
             size,
             alignment,
-            // The last is taken first: a cache that is not full touches the low addresses only.
             free: (0..count).rev().collect(),
             retired: Vec::with_capacity(count as usize),
             created: 0,
@@ -163,7 +165,7 @@ impl Segments {
 
     /// Takes a free segment into use, open and empty.
     pub(crate) fn take(&mut self) -> Option<u32> {
-        let id = self.free.pop()?;
+        let id = self.free.pop_back()?;
         self.created += 1;
         self.segments[id as usize] = Segment { state: State::Open, created: self.created, ..FREE };
         Some(id)
@@ -173,12 +175,12 @@ impl Segments {
     pub(crate) fn free(&mut self, id: u32) {
         debug_assert_eq!((self.get(id).live_items, self.get(id).pins), (0, 0));
         self.segments[id as usize] = FREE;
-        self.free.push(id);
+        self.free.push_back(id);
     }
 
     /// Gives the memory of a free segment up; says whether there was one.
     pub(crate) fn retire(&mut self) -> bool {
-        let Some(id) = self.free.pop() else { return false };
+        let Some(id) = self.free.pop_front() else { return false };
         self.segments[id as usize].state = State::Retired;
         self.region.release(id as usize * self.size as usize, self.size as usize);
         self.retired.push(id);
@@ -189,7 +191,7 @@ impl Segments {
     pub(crate) fn restore(&mut self) -> bool {
         let Some(id) = self.retired.pop() else { return false };
         self.segments[id as usize].state = State::Free;
-        self.free.push(id);
+        self.free.push_front(id);
         true
     }
 
@@ -330,7 +332,7 @@ mod tests {
         assert_eq!(segments.take(), Some(1));
         segments.free(0);
         assert!(segments.retire());
-        assert_eq!(segments.get(0).state, State::Retired);
+        assert_eq!((segments.get(0).state, segments.get(2).state), (State::Free, State::Retired));
         assert_eq!((segments.free_count(), segments.used_count(), segments.retired_count()), (1, 1, 1));
         assert!(segments.restore());
         assert!(!segments.restore());

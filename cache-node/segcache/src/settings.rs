@@ -3,9 +3,10 @@
 use crate::bucket::Buckets;
 use crate::chronicle::Chronicle;
 use crate::ghost::Ghost;
-use crate::index::CHUNK;
+use crate::index::SMALLEST;
 use crate::record::MAX_OVERHEAD;
 use crate::segment::Segments;
+use crate::volume::HUGE_PAGE;
 
 /// How a cache is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +84,8 @@ pub(crate) struct Geometry {
     pub(crate) segments: u32,
     /// The addresses that the index may grow into.
     pub(crate) index_bytes: usize,
+    /// The steps in which memory moves between index and segments.
+    pub(crate) index_chunk: usize,
     /// The share of [`Eviction::S3Fifo`]'s ghost queue.
     pub(crate) ghost_bytes: usize,
     /// The budget's share for the ghost queue and for metadata, whatever they hold.
@@ -102,6 +105,8 @@ const MOST_SEGMENTS: usize = 1 << 27;
 const LARGEST_ITEM: usize = 1 << 30;
 /// Metadata that does not depend on the number of segments.
 const FIXED_METADATA: usize = Buckets::METADATA + Chronicle::METADATA;
+/// From this budget on the index has huge pages: the last one, which may be nearly empty, is then below a hundredth.
+const HUGE_INDEX: usize = 256 << 20;
 /// A record of one byte is half index.
 const INDEX_SHARE: usize = 2;
 
@@ -112,20 +117,26 @@ impl Settings {
             return Err(SettingsError::ItemSize { max_item_size, limit: LARGEST_ITEM });
         }
         let ghost_bytes = if self.eviction == Eviction::S3Fifo { Ghost::bytes(budget) } else { 0 };
-        let fixed = FIXED_METADATA + CHUNK + ghost_bytes;
+        let index_chunk = if budget < HUGE_INDEX { SMALLEST } else { HUGE_PAGE };
+        let fixed = FIXED_METADATA + index_chunk + ghost_bytes;
         let smallest = Segments::size_for(MAX_OVERHEAD + max_item_size);
         let size =
             (budget / SEGMENT_SHARE).clamp(SMALLEST_SEGMENT, LARGEST_SEGMENT).max(smallest).next_multiple_of(PAGE);
         let segments = (budget.saturating_sub(fixed) / (size + Segments::METADATA)).min(MOST_SEGMENTS);
         if segments < FEWEST_SEGMENTS {
-            let needed = FIXED_METADATA + CHUNK + FEWEST_SEGMENTS * (size + Segments::METADATA);
-            let needed = if self.eviction == Eviction::S3Fifo { Ghost::with_ghost(needed) } else { needed };
+            let needed = |index_chunk| {
+                let rest = FIXED_METADATA + index_chunk + FEWEST_SEGMENTS * (size + Segments::METADATA);
+                if self.eviction == Eviction::S3Fifo { Ghost::with_ghost(rest) } else { rest }
+            };
+            let small = needed(SMALLEST);
+            let needed = if small < HUGE_INDEX { small } else { needed(HUGE_PAGE) };
             return Err(SettingsError::BudgetTooSmall { budget, max_item_size, needed });
         }
         Ok(Geometry {
             segment_size: size as u32,
             segments: segments as u32,
-            index_bytes: (budget / INDEX_SHARE).next_multiple_of(CHUNK),
+            index_bytes: (budget / INDEX_SHARE).next_multiple_of(index_chunk),
+            index_chunk,
             ghost_bytes,
             metadata_bytes: ghost_bytes + FIXED_METADATA + segments * Segments::METADATA,
         })
@@ -157,7 +168,7 @@ mod tests {
     fn all_parts_stay_within_the_budget() {
         for budget in [1 << 20, 8 << 20, 100 << 20, 1 << 30, 1 << 40] {
             let parts = settings(budget, 1024).geometry().unwrap();
-            let sum = parts.segments as usize * parts.segment_size as usize + parts.metadata_bytes + super::CHUNK;
+            let sum = parts.segments as usize * parts.segment_size as usize + parts.metadata_bytes + parts.index_chunk;
             assert!(sum <= budget && sum > budget / 10 * 8, "{parts:?}");
         }
     }
