@@ -96,7 +96,9 @@ async fn serve_port(socket: Option<net::TcpListener>, routes: Router) {
 async fn live(State(shared): State<Shared>) -> (StatusCode, String) {
     let metrics = &shared.metrics;
     let now = metrics.clock.now().micros();
-    let age = |heartbeat: u64| if heartbeat == 0 { 0 } else { now.saturating_sub(heartbeat) };
+    // A thread may be stuck before its first round, too; but while the node starts, its threads do not run yet.
+    let starts = metrics.phase() == Phase::Starting;
+    let age = |heartbeat: u64| if starts { 0 } else { now.saturating_sub(heartbeat.max(metrics.started.micros())) };
     let stuck = |(name, us): (String, u64)| {
         (us > STUCK_US).then(|| format!("{name} has not finished a round for {} s\n", us / 1_000_000))
     };

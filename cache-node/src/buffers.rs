@@ -151,6 +151,8 @@ pub struct Batch {
     output: Vec<u8>,
     /// How much of the output the socket has taken.
     sent: usize,
+    /// The socket did not take all of it at once: from then on the time that passes is the client's.
+    waits_for_client: bool,
     /// The client asked for the end of the connection.
     pub quit: bool,
     /// The client asked to watch, and may.
@@ -246,6 +248,7 @@ impl Batch {
             input: Input { bytes: vec![0; INPUT], parsed: 0, filled: 0, scanned: 0, needed: 1, skip: 0 },
             output: Vec::with_capacity(OUTPUT),
             sent: 0,
+            waits_for_client: false,
             quit: false,
             watch: None,
             budget,
@@ -283,6 +286,7 @@ impl Batch {
             Ok(0) => Received::End,
             Ok(count) => {
                 self.input.add(count);
+                self.waits_for_client = false;
                 Received::Bytes { count, drained: count < room }
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Received::Nothing,
@@ -370,6 +374,16 @@ impl Batch {
         self.keys_done = 0;
     }
 
+    /// What was done since the replies were last sent, as long as that is not for the client to end.
+    #[must_use]
+    pub fn done(&self) -> Option<Done<'_>> {
+        let count = self.executed.count();
+        let first = self.commands.get(self.next.checked_sub(usize::try_from(count).ok()?)?)?;
+        let input = &self.input.bytes;
+        let (kind, key) = (Kind::of(first, input), first.first_key(input).unwrap_or_default());
+        (count > 0 && !self.waits_for_client).then_some(Done { kind, key, count, arrived: self.arrived })
+    }
+
     /// Whether execution must pause until the socket has taken what there is.
     #[must_use]
     pub fn is_output_full(&self) -> bool {
@@ -383,7 +397,10 @@ impl Batch {
                 Ok(0) => return Sent::Broken(ErrorKind::WriteZero.into()),
                 Ok(count) => self.sent += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Sent::Blocked,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.waits_for_client = true;
+                    return Sent::Blocked;
+                }
                 Err(error) => return Sent::Broken(error),
             }
         }
@@ -436,6 +453,7 @@ impl Batch {
         self.input.reset();
         self.output.clear();
         self.sent = 0;
+        self.waits_for_client = false;
         self.quit = false;
         self.watch = None;
     }
@@ -484,6 +502,18 @@ impl Input {
         }
         self.filled += count - skipped;
     }
+}
+
+/// Commands that were done together.
+pub struct Done<'a> {
+    /// The kind of the first.
+    pub kind: Kind,
+    /// Its key, or the first of them; empty where it has none.
+    pub key: &'a [u8],
+    /// How many commands.
+    pub count: u64,
+    /// When the last of their bytes was received.
+    pub arrived: Instant,
 }
 
 /// A command that is to be executed now.

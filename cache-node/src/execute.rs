@@ -54,7 +54,7 @@ pub fn execute(batch: &mut Batch, cache: &mut Cache, context: Context<'_>) {
 /// twice. To be called for all batches of a turn first, then [`prefetch_items`], then [`execute`].
 pub fn prefetch_keys(batch: &Batch, cache: &Cache) {
     let (commands, input) = batch.waiting();
-    commands.iter().filter_map(|command| key_of(command, input)).for_each(|key| cache.prefetch(cache.hash_of(key)));
+    commands.iter().filter_map(|command| command.first_key(input)).for_each(|key| cache.prefetch(cache.hash_of(key)));
 }
 
 /// Has the records of the batch's keys fetched.
@@ -62,27 +62,8 @@ pub fn prefetch_items(batch: &Batch, cache: &Cache) {
     let (commands, input) = batch.waiting();
     commands
         .iter()
-        .filter_map(|command| key_of(command, input))
+        .filter_map(|command| command.first_key(input))
         .for_each(|key| cache.prefetch_item(cache.hash_of(key)));
-}
-
-/// The first key that a command looks up.
-fn key_of<'a>(command: &Command, input: &'a [u8]) -> Option<&'a [u8]> {
-    match command {
-        Command::Get { keys, .. } | Command::GetAndTouch { keys, .. } => {
-            let keys = keys.of(input);
-            let end = memchr::memchr(b' ', keys).unwrap_or(keys.len());
-            Some(&keys[..end])
-        }
-        Command::Store { key, .. }
-        | Command::StoreTooLarge { key, .. }
-        | Command::Delete { key, .. }
-        | Command::Count { key, .. }
-        | Command::Meta { key, .. }
-        | Command::MetaSet { key, .. }
-        | Command::Touch { key, .. } => Some(key.of(input)),
-        _ => None,
-    }
 }
 
 /// The whole of one request's meaning.

@@ -24,6 +24,7 @@ pub fn text(metrics: &Metrics) -> Result<String> {
 fn families(metrics: &Metrics) -> Vec<MetricFamily> {
     let totals = metrics.totals();
     let mut families = node(metrics);
+    families.extend(workers(metrics, &totals));
     families.extend(requests(metrics, &totals));
     families.extend(connections(metrics, &totals));
     families.extend(items(&metrics.cache()));
@@ -56,6 +57,25 @@ fn node(metrics: &Metrics) -> Vec<MetricFamily> {
     ]
 }
 
+/// How the load is divided, where there is something to divide.
+fn workers(metrics: &Metrics, totals: &Totals) -> Vec<MetricFamily> {
+    let workers = usize::from(metrics.config.workers);
+    if workers < 2 {
+        return Vec::new();
+    }
+    let each = |figure: &dyn Fn(&Counters) -> f64| {
+        let threads = metrics.threads().iter().take(workers).enumerate();
+        threads.map(|(index, counters)| gauge(figure(counters), &[("worker", &index.to_string())])).collect()
+    };
+    let (connections, busy) =
+        (each(&|worker| worker.sessions.get() as f64), each(&|worker| worker.busy.get() as f64 / 1e3));
+    vec![
+        family("gannet_worker_connections", "Connections of each worker now.", MetricType::GAUGE, connections),
+        family("gannet_worker_busy_ratio", "How much of its time each worker was busy.", MetricType::GAUGE, busy),
+        total("gannet_connections_moved_total", "Connections moved to a less busy worker.", totals.moved),
+    ]
+}
+
 fn requests(metrics: &Metrics, totals: &Totals) -> Vec<MetricFamily> {
     vec![
         by_command("gannet_requests_total", "Requests.", totals, |kind| kind.requests),
@@ -69,6 +89,7 @@ fn requests(metrics: &Metrics, totals: &Totals) -> Vec<MetricFamily> {
         by_command("gannet_conflicts_total", "Stores that found another CAS.", totals, |kind| kind.conflicts),
         by_command("gannet_value_bytes_total", "Bytes of values, sent or stored.", totals, |kind| kind.value_bytes),
         total("gannet_server_errors_total", "Requests answered with SERVER_ERROR.", totals.server_errors),
+        total("gannet_slow_commands_total", "Commands that took longer than slowCommand.", totals.slow),
         total("gannet_received_bytes_total", "Bytes received from clients.", totals.bytes_in),
         total("gannet_sent_bytes_total", "Bytes sent to clients.", totals.bytes_out),
         latencies(metrics),

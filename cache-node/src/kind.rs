@@ -146,6 +146,12 @@ impl Tally {
         self.seen == 0
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.counts.iter().map(|count| u64::from(*count)).sum()
+    }
+
     /// Takes out what was counted.
     pub fn take(&mut self) -> impl Iterator<Item = (Kind, u32)> {
         std::iter::from_fn(move || {
@@ -177,6 +183,7 @@ mod tests {
             tally.add(kind);
         }
         assert!(!tally.is_empty());
+        assert_eq!(tally.count(), 4);
         assert_eq!(tally.take().collect::<Vec<_>>(), [(Kind::Get, 2), (Kind::Set, 1), (Kind::Invalid, 1)]);
         assert_eq!(tally, Tally::default());
     }

@@ -11,6 +11,7 @@ macro_rules! version {
 
 mod admin;
 mod atomics;
+mod balance;
 mod bell;
 mod buffers;
 mod clock;
@@ -28,9 +29,11 @@ mod meta;
 mod metrics;
 pub mod node;
 mod observed;
+mod pinning;
 mod service;
 mod session;
 pub mod signals;
+mod slow;
 mod statistics;
 mod storage;
 mod transport;

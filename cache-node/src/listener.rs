@@ -51,7 +51,8 @@ pub struct Seat {
 impl Seat {
     /// Connections that the worker has or is about to get.
     fn load(&self) -> u64 {
-        self.handed_over.saturating_sub(self.counters.closed.get())
+        let Counters { moved_in, moved_out, closed, .. } = &*self.counters;
+        (self.handed_over + moved_in.get()).saturating_sub(moved_out.get() + closed.get())
     }
 }
 

@@ -3,7 +3,7 @@
 //! Each thread that serves requests has its own [`Counters`] with itself as the only writer, so counting costs no
 //! locked instruction; they are summed up when someone asks.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::buffers::Budget;
@@ -53,6 +53,14 @@ pub struct Counters {
     pub stalled_closed: Counter,
     /// Times that a session had to wait for buffer memory.
     pub memory_waits: Counter,
+    /// Commands that took longer than the configuration calls slow.
+    pub slow: Counter,
+    /// How much of its time a worker was busy lately, in thousandths; only where there is more than one.
+    pub busy: Counter,
+    /// Sessions taken over from another worker.
+    pub moved_in: Counter,
+    /// Sessions handed over to another worker.
+    pub moved_out: Counter,
     /// Poll rounds.
     pub rounds: Counter,
     /// When the thread last finished a poll round, in microseconds of the node's clock.
@@ -139,6 +147,10 @@ pub struct Totals {
     pub stalled_closed: u64,
     /// As [`Counters::memory_waits`].
     pub memory_waits: u64,
+    /// As [`Counters::slow`].
+    pub slow: u64,
+    /// As [`Counters::moved_out`].
+    pub moved: u64,
     /// Connections refused at the limit.
     pub refused: u64,
     /// Connections accepted.
@@ -178,6 +190,8 @@ impl Totals {
         self.idle_closed += counters.idle_closed.get();
         self.stalled_closed += counters.stalled_closed.get();
         self.memory_waits += counters.memory_waits.get();
+        self.slow += counters.slow.get();
+        self.moved += counters.moved_out.get();
     }
 
     fn subtract(&mut self, base: &Totals) {
@@ -194,6 +208,8 @@ impl Totals {
         self.idle_closed -= base.idle_closed;
         self.stalled_closed -= base.stalled_closed;
         self.memory_waits -= base.memory_waits;
+        self.slow -= base.slow;
+        self.moved -= base.moved;
         self.refused -= base.refused;
         self.accepted -= base.accepted;
     }
@@ -242,6 +258,8 @@ pub struct Metrics {
     pub refused: Counter,
     /// When the listener last finished a round; written by the listener.
     pub listener_heartbeat: Counter,
+    /// Sessions that one worker has handed over and the other has not taken yet.
+    in_transit: AtomicU64,
     threads: Vec<Arc<Counters>>,
     /// The cache's own figures as its owner last published them.
     cache: Mutex<segcache::Counters>,
@@ -268,6 +286,7 @@ impl Metrics {
             accepted: Counter::default(),
             refused: Counter::default(),
             listener_heartbeat: Counter::default(),
+            in_transit: AtomicU64::new(0),
             threads: (0..threads).map(|_| Arc::default()).collect(),
             cache: Mutex::default(),
             baseline: Mutex::default(),
@@ -343,5 +362,29 @@ impl Metrics {
     /// Moves on to `phase`; the life of a node has no way back.
     pub fn enter(&self, phase: Phase) {
         self.phase.fetch_max(phase as u64, Ordering::AcqRel);
+    }
+
+    /// Announces that a session moves, unless the node closes: nobody would take it over any more. Either the mover sees
+    /// that the node closes, or who ends sees that there is one more session to come.
+    pub fn begin_move(&self) -> bool {
+        self.in_transit.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        let may_move = self.phase() < Phase::Closing;
+        if !may_move {
+            self.end_move();
+        }
+        may_move
+    }
+
+    /// The session has come to rest, with whichever worker.
+    pub fn end_move(&self) {
+        self.in_transit.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Whether sessions move. To be asked after the phase.
+    #[must_use]
+    pub fn has_moves(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.in_transit.load(Ordering::SeqCst) > 0
     }
 }

@@ -13,13 +13,15 @@ use segcache::{Cache, Settings, SettingsError};
 use tracing::{info, warn};
 
 use crate::admin::{self, Ports};
+use crate::balance::Balance;
 use crate::bell::Bell;
 use crate::control::{Control, Log};
 use crate::link::{Sleeper, UnboundEnd, link};
 use crate::listener::{HAND_OVER, Listener, ListenerError, Seat, listen};
 use crate::metrics::{Metrics, Phase};
+use crate::pinning::{self, Pinning, PinningError};
 use crate::storage::{Owner, Storage, StorageThread};
-use crate::worker::{Worker, WorkerError, poll};
+use crate::worker::{Ways, Worker, WorkerError, poll};
 
 /// How long sessions have to come to the end of their requests before they are closed all the same.
 const CLOSING_LIMIT: Duration = Duration::from_secs(10);
@@ -42,6 +44,9 @@ pub enum NodeError {
     /// The cache cannot be made.
     #[error("memory: {0}")]
     Cache(#[from] SettingsError),
+    /// A thread cannot be bound to its processor.
+    #[error(transparent)]
+    Pinning(#[from] PinningError),
     /// The system does not give what a thread needs.
     #[error("{what} could not be made: {reason}")]
     System {
@@ -81,6 +86,7 @@ pub struct Node {
     wakers: Vec<Arc<Waker>>,
     events: Receiver<Event>,
     metrics: Arc<Metrics>,
+    pinning: Pinning,
 }
 
 impl Node {
@@ -106,7 +112,8 @@ impl Node {
         let config = config::Config { listen: address, ..config };
         let control = Control::new(log, sender.clone());
         let metrics = Metrics::new(config, configuration_hash, workers + usize::from(has_storage_thread), control);
-        let mut node = Node { threads: Vec::new(), wakers: Vec::new(), events, metrics: Arc::clone(&metrics) };
+        let pinning = Pinning::new(&metrics.config.pinning)?;
+        let mut node = Node { threads: Vec::new(), wakers: Vec::new(), events, metrics: Arc::clone(&metrics), pinning };
         let cache = Cache::new(settings(&metrics.config), metrics.clock.now().seconds())?;
         let polls: Vec<_> =
             (0..workers).map(|_| poll().map_err(system("a worker's poll"))).collect::<Result<_, _>>()?;
@@ -116,21 +123,24 @@ impl Node {
             vec![Storage::Inline(Box::new(Owner::new(cache)))]
         };
         let mut seats = Vec::new();
+        let mut balances = node.balances(&polls).into_iter();
         for (index, ((poll, waker), storage)) in polls.into_iter().zip(storages).enumerate() {
             let (queue, arrivals) = rtrb::RingBuffer::new(HAND_OVER);
             let counters = Arc::clone(&metrics.threads()[index]);
             seats.push(Seat { queue, waker: Arc::clone(&waker), counters: Arc::clone(&counters), handed_over: 0 });
-            let worker = Worker::new(poll, arrivals, storage, counters, Arc::clone(&metrics));
-            node.spawn(format!("worker-{index}"), &sender, move || Ok(worker.run()?))?;
+            let ways = Ways { arrivals, storage, balance: balances.next() };
+            let worker = Worker::new(poll, ways, counters, Arc::clone(&metrics));
+            let processor = node.pinning.of_thread(index);
+            node.spawn(format!("worker-{index}"), processor, &sender, move || Ok(worker.run()?))?;
             node.wakers.push(waker);
         }
         let (poll, waker) = poll().map_err(system("the listener's poll"))?;
         let socket = mio::net::TcpListener::from_std(socket);
         let listener = Listener::new(poll, socket, seats, Arc::clone(&metrics));
-        node.spawn("listener".to_owned(), &sender, move || Ok(listener.run()?))?;
+        node.spawn("listener".to_owned(), None, &sender, move || Ok(listener.run()?))?;
         node.wakers.push(waker);
         let watched = Arc::clone(&metrics);
-        node.spawn("watch".to_owned(), &sender, move || {
+        node.spawn("watch".to_owned(), None, &sender, move || {
             watched.watch.serve(|| watched.phase() < Phase::Closing);
             Ok(())
         })?;
@@ -146,6 +156,15 @@ impl Node {
         Ok(node)
     }
 
+    /// How the workers balance their load, where there is more than one.
+    fn balances(&self, polls: &[(mio::Poll, Arc<Waker>)]) -> Vec<Balance> {
+        if polls.len() < 2 {
+            return Vec::new();
+        }
+        let wakers = polls.iter().map(|(_, waker)| Arc::clone(waker));
+        Balance::between(&wakers.zip(self.metrics.threads().iter().map(Arc::clone)).collect::<Vec<_>>())
+    }
+
     /// Starts the storage thread; returns each worker's way to it.
     fn start_storage(
         &mut self,
@@ -158,7 +177,8 @@ impl Node {
         let counters = self.metrics.threads().last().map(Arc::clone).unwrap_or_default();
         let metrics = Arc::clone(&self.metrics);
         let storage = StorageThread::new(Owner::new(cache), storage_ends, Arc::clone(&bell), counters, metrics);
-        let thread = self.spawn("storage".to_owned(), sender, move || {
+        let processor = self.pinning.of_thread(usize::from(self.metrics.config.workers));
+        let thread = self.spawn("storage".to_owned(), processor, sender, move || {
             storage.run();
             Ok(())
         })?;
@@ -230,13 +250,15 @@ impl Node {
     fn spawn(
         &mut self,
         name: String,
+        processor: Option<u16>,
         sender: &Sender<Event>,
         body: impl FnOnce() -> Result<(), NodeError> + Send + 'static,
     ) -> Result<Thread, NodeError> {
         let farewell = Farewell(sender.clone());
         let body = move || {
             let farewell = farewell;
-            let result = body();
+            let pinned = processor.map_or(Ok(()), pinning::pin).map_err(NodeError::from);
+            let result = pinned.and_then(|()| body());
             drop(farewell);
             result
         };

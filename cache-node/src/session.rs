@@ -58,6 +58,15 @@ pub struct Session {
     generation: u32,
 }
 
+impl Session {
+    /// Whether nothing of this connection is on its way: no request has begun, and no reply is missing.
+    #[must_use]
+    pub fn is_between_requests(&self) -> bool {
+        let holds_nothing = self.batch.is_none() && self.rest.is_none() && !self.in_flight;
+        holds_nothing && !self.readable && !self.ending && !self.ended && !self.starved
+    }
+}
+
 /// The sessions of one worker.
 #[derive(Default)]
 pub struct Sessions {

@@ -75,13 +75,12 @@ pub enum Event {
         reason: &'static str,
     },
     /// A request took longer than it should.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the log of slow commands, which tells of them, is being made"))]
     Slow {
         /// The command.
         command: &'static str,
         /// Its first key; empty where it has none.
         key: Box<[u8]>,
-        /// From the arrival of its bytes until its reply was handed to the kernel.
+        /// From the arrival of its bytes until its reply was ready.
         micros: u64,
         /// Who asked.
         client: SocketAddr,

@@ -1,5 +1,7 @@
 //! A worker thread: the whole path of a request can be read here.
 
+mod handover;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -10,10 +12,12 @@ use mio::net::TcpStream;
 use mio::{Events, Poll, Token, Waker};
 use tracing::debug;
 
+use crate::balance::Balance;
 use crate::buffers::{Batch, Parsed, Pool, Received, Sent};
 use crate::clock::Instant;
 use crate::metrics::{Counters, Metrics, Phase};
 use crate::session::{Session, SessionId, Sessions};
+use crate::slow::SlowLog;
 use crate::storage::{Storage, Submitted};
 use crate::transport::Transport;
 use crate::watch::{Event, Ticket};
@@ -44,6 +48,16 @@ pub enum WorkerError {
     Poll(io::Error),
 }
 
+/// Where a worker's sessions come from and what they are served by.
+pub struct Ways {
+    /// New connections.
+    pub arrivals: rtrb::Consumer<TcpStream>,
+    /// The cache.
+    pub storage: Storage,
+    /// Where there are other workers.
+    pub balance: Option<Balance>,
+}
+
 /// One thread that serves sessions.
 pub struct Worker {
     poll: Poll,
@@ -51,6 +65,8 @@ pub struct Worker {
     sessions: Sessions,
     pool: Pool,
     storage: Storage,
+    balance: Option<Balance>,
+    slow: Option<SlowLog>,
     counters: Arc<Counters>,
     metrics: Arc<Metrics>,
     limits: Limits,
@@ -116,15 +132,10 @@ impl Ending {
 }
 
 impl Worker {
-    /// A worker that takes over what `arrivals` brings.
+    /// A worker that takes over what these `ways` bring.
     #[must_use]
-    pub fn new(
-        poll: Poll,
-        arrivals: rtrb::Consumer<TcpStream>,
-        storage: Storage,
-        counters: Arc<Counters>,
-        metrics: Arc<Metrics>,
-    ) -> Worker {
+    pub fn new(poll: Poll, ways: Ways, counters: Arc<Counters>, metrics: Arc<Metrics>) -> Worker {
+        let Ways { arrivals, storage, balance } = ways;
         let now = metrics.clock.now();
         let idle_timeout_us = metrics.config.idle_timeout.0.as_micros() as u64;
         Worker {
@@ -133,6 +144,8 @@ impl Worker {
             sessions: Sessions::default(),
             pool: Pool::new(Arc::clone(&metrics.budget)),
             storage,
+            balance,
+            slow: SlowLog::new(metrics.config.slow_command),
             counters,
             limits: Limits { max_value: usize::try_from(metrics.config.max_item_size.0).unwrap_or(usize::MAX) },
             idle_timeout_us: (idle_timeout_us > 0).then_some(idle_timeout_us),
@@ -172,7 +185,10 @@ impl Worker {
     fn is_over(&self) -> bool {
         match self.metrics.phase() {
             Phase::Stopping => true,
-            Phase::Closing => self.sessions.is_empty() && self.arrivals.is_abandoned() && self.arrivals.is_empty(),
+            Phase::Closing => {
+                let none_comes = self.arrivals.is_abandoned() && self.arrivals.is_empty() && !self.metrics.has_moves();
+                self.sessions.is_empty() && none_comes
+            }
             _ => false,
         }
     }
@@ -194,7 +210,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes over new connections.
+    /// Takes over new connections, and those of other workers.
     fn admit(&mut self) {
         for _ in 0..MOST_ARRIVALS {
             let Ok(stream) = self.arrivals.pop() else { break };
@@ -206,12 +222,9 @@ impl Worker {
             };
             let listed = self.metrics.connections.list(client, self.now);
             self.metrics.watch.tell_if_wanted(Streams::CONNECTIONS, || Event::Connected { client });
-            let id = self.sessions.insert(transport, listed, self.now);
-            let Some(session) = self.sessions.get_mut(id) else { continue };
-            if let Err(error) = session.transport.register(self.poll.registry(), id.token()) {
-                self.close(id, &Ending::Broken(error));
-            }
+            self.take_over(transport, listed);
         }
+        self.take_over_moved();
         self.counters.sessions.set(self.sessions.len() as u64);
     }
 
@@ -287,7 +300,7 @@ impl Worker {
 
     fn serve(&mut self, id: SessionId) {
         match self.take_turn(id) {
-            Turn::Rest => {}
+            Turn::Rest => self.hand_over(id),
             Turn::Unfinished => self.unfinished.push(id),
             Turn::Starved => self.starve(id),
             Turn::Watch(ticket) => self.let_watch(id, ticket),
@@ -310,6 +323,11 @@ impl Worker {
         }
         let mut turn = Turn::Unfinished;
         for _ in 0..MOST_STEPS {
+            if let Some(slow) = &mut self.slow
+                && let Some(done) = batch.done()
+            {
+                slow.look(&done, self.metrics.clock.now(), session.listed.client, &self.counters, &self.metrics.watch);
+            }
             if batch.has_output() {
                 if !send(session, &mut batch, &self.counters, &self.metrics, &mut turn) {
                     break;
@@ -424,6 +442,7 @@ impl Worker {
             return;
         }
         self.swept = self.now;
+        self.measure();
         let others_wait = self.metrics.budget.waiting() > 0;
         if others_wait {
             self.pool.release();

@@ -121,6 +121,12 @@ impl Node {
         }
     }
 
+    /// The log so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+
     fn announced(&self, text: &str) -> Outcome<SocketAddr> {
         let line = self.wait_for_log(text)?;
         let address = line.split_whitespace().find_map(|word| word.strip_prefix("at="));

@@ -319,7 +319,13 @@ fn moves_every_metric(node: &Node) -> Outcome {
         "gannet_memory_limit_bytes",
         "gannet_memory_bytes{part=\"metadata\"}",
     ];
-    let elsewhere = ["gannet_connections_closed_total", "gannet_buffer_waits_total"];
+    let elsewhere = [
+        "gannet_connections_closed_total",
+        "gannet_connections_moved_total",
+        "gannet_buffer_waits_total",
+        "gannet_slow_commands_total",
+        "gannet_worker_busy_ratio",
+    ];
     let without = |name: &str| {
         let label = |label: &str| name.contains(&format!("command=\"{label}\""));
         let never = ["gannet_hits_total", "gannet_misses_total", "gannet_conflicts_total"];

@@ -11,6 +11,11 @@ pub const NEWEST_VERSION: u32 = 1;
 /// The oldest file version that this build reads: two before its own, once there are as many.
 pub const OLDEST_VERSION: u32 = if NEWEST_VERSION > 3 { NEWEST_VERSION - 2 } else { 1 };
 
+/// 64 workers and the storage thread.
+const MOST_PINNED: usize = 65;
+/// What the system's set of processors has room for.
+const LAST_PROCESSOR: u16 = 1023;
+
 /// Everything that a cache-node can be told. A field that is missing takes the default given here; an unknown field is
 /// an error, because a misspelt limit that is silently ignored is found out at 3 a.m.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +67,14 @@ pub struct Config {
     /// changes. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discovery: Option<PathBuf>,
+    /// Commands that take longer from the arrival of their last byte until their reply is ready are logged and counted;
+    /// `0s`: none are. Default: `0s`.
+    #[serde(skip_serializing_if = "is_default::slow_command")]
+    pub slow_command: Duration,
+    /// The processors, by number, that the workers and then the storage thread are bound to, one each and from the start
+    /// again where there are fewer; none: the system chooses. Default: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pinning: Vec<u16>,
 }
 
 /// What makes room when memory is full.
@@ -112,6 +125,8 @@ impl Default for Config {
             max_item_size: Bytes(1 << 20),
             admin_commands: false,
             discovery: None,
+            slow_command: Duration(std::time::Duration::ZERO),
+            pinning: Vec::new(),
         }
     }
 }
@@ -136,6 +151,7 @@ mod is_default {
         eviction: super::Eviction,
         max_item_size: super::Bytes,
         admin_commands: bool,
+        slow_command: super::Duration,
     );
 }
 
@@ -223,6 +239,12 @@ impl Config {
         if self.buffer_memory.0 < 2 << 20 {
             return fail("bufferMemory", self.buffer_memory.to_string(), "at least 2Mi");
         }
+        if self.pinning.len() > MOST_PINNED {
+            return fail("pinning", format!("a list of {}", self.pinning.len()), "at most 65 processors");
+        }
+        if let Some(processor) = self.pinning.iter().find(|processor| **processor > LAST_PROCESSOR) {
+            return fail("pinning", processor.to_string(), "processors 0 to 1023");
+        }
         if self.buffer_memory.0 < 2 * self.max_item_size.0 {
             return fail("bufferMemory", self.buffer_memory.to_string(), "at least twice maxItemSize");
         }
@@ -288,6 +310,8 @@ mod tests {
             ("listen: nowhere\n", "listen", "line 1"),
             ("memory: 8Mi\nmaxItemSize: 4Mi\n", "memory: 8Mi", "line 1"),
             ("maxItemSize: 2Mi\nbufferMemory: 3Mi\n", "bufferMemory: 3Mi", "line 2"),
+            ("workers: 1\npinning: [0, 5000]\n", "pinning: 5000", "line 2"),
+            ("slowCommand: 10\n", "\"10\"", "line 1"),
         ] {
             let message = Config::parse(text).unwrap_err().to_string();
             assert!(message.contains(field) && message.contains(line), "{text:?}: {message}");

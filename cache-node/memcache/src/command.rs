@@ -203,6 +203,26 @@ impl Command {
     pub fn ends_pipeline(&self) -> bool {
         matches!(self, Command::Quit | Command::Shutdown { .. } | Command::Watch { .. })
     }
+
+    /// The first key that it names, as it was sent, where its ranges are of `input`.
+    #[must_use]
+    pub fn first_key<'a>(&self, input: &'a [u8]) -> Option<&'a [u8]> {
+        match self {
+            Command::Get { keys, .. } | Command::GetAndTouch { keys, .. } => {
+                let keys = keys.of(input);
+                let end = memchr::memchr(b' ', keys).unwrap_or(keys.len());
+                Some(&keys[..end])
+            }
+            Command::Store { key, .. }
+            | Command::StoreTooLarge { key, .. }
+            | Command::Delete { key, .. }
+            | Command::Count { key, .. }
+            | Command::Meta { key, .. }
+            | Command::MetaSet { key, .. }
+            | Command::Touch { key, .. } => Some(key.of(input)),
+            _ => None,
+        }
+    }
 }
 
 /// The way in which an item is stored.
