@@ -1,75 +1,78 @@
 //! Clients that others have written, unchanged, against a node.
 
 use std::env;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tests::ensure;
 use tests::failure::{Failure, Outcome};
 use tests::node::{MODES, Node};
 
-/// What an application does with pymemcache; it ends with an error at the first answer that is not what it should be.
-const PYMEMCACHE: &str = r#"
-import sys
-from pymemcache.client.base import Client, PooledClient
-from pymemcache.exceptions import MemcacheClientError
-address = ("127.0.0.1", int(sys.argv[1]))
-def check(found, expected):
-    if found != expected:
-        sys.exit(f"line {sys._getframe(1).f_lineno}: {found!r} instead of {expected!r}")
-for make in (Client, PooledClient):
-    client = make(address, default_noreply=False, timeout=30, no_delay=True)
-    check(client.flush_all(), True)
-    check(client.set("key", b"value", expire=100, flags=7), True)
-    check(client.get("key"), b"value")
-    check(client.get("none", "default"), "default")
-    check(client.add("key", b"other"), False)
-    check(client.replace("none", b"other"), False)
-    check(client.append("key", b"+"), True)
-    check(client.prepend("key", b"-"), True)
-    value, cas = client.gets("key")
-    check(value, b"-value+")
-    check(client.cas("key", b"new", cas), True)
-    check(client.cas("key", b"newer", cas), False)
-    check(client.cas("none", b"newer", cas), None)
-    check(client.set("number", b"007"), True)
-    check(client.incr("number", 3), 10)
-    check(client.decr("number", 20), 0)
-    check(client.incr("none", 1), None)
-    check(client.touch("key", expire=50), True)
-    many = {f"key{n}": b"x" * n for n in range(0, 5000, 50)}
-    check(client.set_many(many), [])
-    check(client.get_many(list(many) + ["none"]), many)
-    check(client.delete_many(list(many)), True)
-    check(client.get_many(list(many)), {})
-    check(client.delete("key"), True)
-    check(client.delete("key"), False)
-    check(client.set("large", b"x" * 1_000_000), True)
-    check(len(client.get("large")), 1_000_000)
-    check(client.stats()[b"curr_items"], 2)
-    check(client.version().startswith(b"1.6.18-gannet-"), True)
-    try:
-        client.incr("large", 1)
-        sys.exit("a large value was counted up")
-    except MemcacheClientError:
-        pass
-    check(client.set("key", b"quiet", noreply=True), True)
-    check(client.get("key"), b"quiet")
-    client.close()
-"#;
+/// The Python that Debian's own packages, pylibmc among them, are for.
+const DEBIAN_PYTHON: &str = "/usr/bin/python3";
+
+/// Runs a client, made for the node at this port, against a node in each mode. It ends with an error at the first answer
+/// that is not what it should be.
+fn succeeds(client: impl Fn(&str) -> Command) -> Outcome {
+    for (name, mode) in MODES {
+        let node = Node::start(mode)?;
+        let mut command = client(&node.address.port().to_string());
+        let output = command.output().map_err(|error| {
+            Failure::new(format!("{command:?} cannot be run ({error}): tests/run node installs what it needs"))
+        })?;
+        let said = [output.stdout, output.stderr].concat();
+        ensure!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&said));
+    }
+    Ok(())
+}
+
+fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("client").join(name)
+}
+
+/// What tests/run has set up and names in the environment.
+fn prepared(variable: &str, what: &str) -> Outcome<PathBuf> {
+    let place = env::var_os(variable).map(PathBuf::from);
+    place.ok_or_else(|| Failure::new(format!("{variable} does not name {what}; tests/run node sets it up")))
+}
 
 #[test]
 fn pymemcache_finds_what_it_expects() -> Outcome {
-    let python = env::var_os("GANNET_PYTHON").ok_or_else(|| {
-        Failure::new("GANNET_PYTHON does not name a Python that has pymemcache; tests/run node sets it up")
-    })?;
-    for (name, mode) in MODES {
-        let node = Node::start(mode)?;
-        let port = node.address.port().to_string();
-        let output = Command::new(&python).args(["-c", PYMEMCACHE, &port]).output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{name}: {said}");
-    }
-    Ok(())
+    let python = prepared("GANNET_PYTHON", "a Python that has pymemcache")?;
+    succeeds(|port| {
+        let mut command = Command::new(&python);
+        command.arg(source("with_pymemcache.py")).arg(port);
+        command
+    })
+}
+
+#[test]
+fn pylibmc_finds_what_it_expects() -> Outcome {
+    succeeds(|port| {
+        let mut command = Command::new(DEBIAN_PYTHON);
+        command.arg(source("with_pylibmc.py")).arg(port);
+        command
+    })
+}
+
+#[test]
+fn gomemcache_finds_what_it_expects() -> Outcome {
+    let program = prepared("GANNET_GOMEMCACHE", "the program of tests/client/gomemcache, built")?;
+    succeeds(|port| {
+        let mut command = Command::new(&program);
+        command.arg(port);
+        command
+    })
+}
+
+#[test]
+fn memcache_client_finds_what_it_expects() -> Outcome {
+    let modules = prepared("GANNET_NODE_MODULES", "a folder of modules with memcache-client in it")?;
+    succeeds(|port| {
+        let mut command = Command::new("node");
+        command.arg(source("memcache-client/main.js")).arg(port).env("NODE_PATH", &modules);
+        command
+    })
 }
 
 #[test]
