@@ -324,6 +324,10 @@ impl Batch {
             self.starts.clear();
             self.next = 0;
         }
+        // It waits because execution has paused before it; what follows it still is not to be looked at.
+        if self.commands.last().is_some_and(Command::ends_pipeline) {
+            return Parsed::Some;
+        }
         let input = &mut self.input;
         while self.commands.len() < MOST_COMMANDS && input.filled - input.parsed >= input.needed {
             match memcache::parse(&input.bytes[..input.filled], input.parsed, input.scanned, limits) {

@@ -196,4 +196,14 @@ mod tests {
         conversation.hear(&[b'x'; 5000]).unwrap();
         assert!(!conversation.is_open() && conversation.replies().is_empty());
     }
+
+    #[test]
+    fn nothing_is_done_behind_a_quit_that_had_to_wait() {
+        let mut conversation = Conversation::new().unwrap();
+        let large = [&b"set l 0 0 40000\r\n"[..], &[b'l'; 40_000], b"\r\n"].concat();
+        conversation.hear(&large).unwrap();
+        // So much output that execution pauses.
+        conversation.hear(b"get l l l l l\r\nquit\r\nversion\r\nquit\r\n").unwrap();
+        assert!(conversation.replies().ends_with(b"END\r\n") && !conversation.is_open());
+    }
 }
