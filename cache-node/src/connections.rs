@@ -1,7 +1,7 @@
 //! The open connections, for those who ask about them (`stats conns`). Nothing on the path of a request takes the lock.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use slab::Slab;
@@ -21,8 +21,20 @@ pub struct Connection {
     pub client: SocketAddr,
     /// When bytes last came, in microseconds of the node's clock.
     heard: AtomicU64,
-    /// The client does not take its replies.
-    blocked: AtomicBool,
+    /// A [`Use`].
+    used: AtomicU8,
+}
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Use {
+    /// It waits for requests, or serves them.
+    Reads,
+    /// Its replies wait for the client to take them.
+    Writes,
+    /// It is told what happens.
+    Watches,
 }
 
 impl Connection {
@@ -32,15 +44,19 @@ impl Connection {
         self.heard.store(now.micros(), Ordering::Relaxed);
     }
 
-    /// Notes whether replies wait for the client.
-    pub fn set_blocked(&self, blocked: bool) {
-        self.blocked.store(blocked, Ordering::Relaxed);
+    /// Notes what it is doing from now on.
+    pub fn set_use(&self, used: Use) {
+        self.used.store(used as u8, Ordering::Relaxed);
     }
 
-    /// Whether replies wait for the client.
+    /// What it is doing, as memcached calls it.
     #[must_use]
-    pub fn is_blocked(&self) -> bool {
-        self.blocked.load(Ordering::Relaxed)
+    pub fn state(&self) -> &'static str {
+        match self.used.load(Ordering::Relaxed) {
+            used if used == Use::Watches as u8 => "conn_watch",
+            used if used == Use::Writes as u8 => "conn_mwrite",
+            _ => "conn_read",
+        }
     }
 
     /// Whole seconds without a byte from the client.
@@ -77,7 +93,7 @@ impl Connections {
     #[must_use]
     pub fn list(self: &Arc<Connections>, client: SocketAddr, now: Instant) -> Listed {
         let heard = AtomicU64::new(now.micros());
-        let connection = Arc::new(Connection { client, heard, blocked: AtomicBool::new(false) });
+        let connection = Arc::new(Connection { client, heard, used: AtomicU8::new(Use::Reads as u8) });
         let place = self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&connection));
         Listed { connection, place, list: Arc::clone(self) }
     }

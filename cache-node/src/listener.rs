@@ -125,7 +125,8 @@ impl Listener {
 
     /// Gives a connection to the worker with the fewest; says which.
     fn hand_over(&mut self, stream: TcpStream) -> Option<usize> {
-        let open: u64 = self.seats.iter().map(Seat::load).sum();
+        let watchers = self.metrics.watch.figures().watchers as u64;
+        let open: u64 = self.seats.iter().map(Seat::load).sum::<u64>() + watchers;
         let seats = self.seats.iter_mut().enumerate().filter(|(_, seat)| !seat.queue.is_full());
         let least = seats.min_by_key(|(_, seat)| seat.load());
         let Some((index, seat)) = least.filter(|_| open < u64::from(self.metrics.config.max_connections)) else {

@@ -219,7 +219,7 @@ fn connections(list: &mut List, metrics: &Metrics) {
     for (place, connection) in first {
         list.add_of(place, "addr", format_args!("tcp:{}", connection.client));
         list.add_of(place, "listen_addr", format_args!("tcp:{}", metrics.config.listen));
-        list.add_of(place, "state", if connection.is_blocked() { "conn_mwrite" } else { "conn_read" });
+        list.add_of(place, "state", connection.state());
         list.add_of(place, "secs_since_last_cmd", connection.silent_seconds(now));
     }
     if more > 0 {

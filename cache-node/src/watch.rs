@@ -15,6 +15,7 @@ use std::time::Duration;
 use memcache::Streams;
 
 use crate::clock::{Clock, Instant};
+use crate::connections::{Listed, Use};
 use crate::transport::Transport;
 
 /// Watchers at once, as in memcached.
@@ -166,21 +167,29 @@ pub struct Watch {
     /// For each stream, how many watch it.
     wanted: [AtomicU32; Streams::COUNT],
     watchers: AtomicUsize,
-    queue: SyncSender<(Instant, u64, Message)>,
+    queue: SyncSender<Box<Message>>,
     /// Numbers events and gives each its `gid`.
     numbers: AtomicU64,
     lost: AtomicU64,
     sent: AtomicU64,
     skipped: AtomicU64,
     /// The other end of the queue, until its thread starts.
-    inbox: Mutex<Option<Receiver<(Instant, u64, Message)>>>,
+    inbox: Mutex<Option<Receiver<Box<Message>>>>,
 }
 
 /// What crosses to the watchers' thread.
 #[derive(Debug)]
 enum Message {
-    Event(Event),
-    Watcher(Box<(Ticket, Transport)>),
+    Event {
+        at: Instant,
+        number: u64,
+        event: Event,
+    },
+    Watcher {
+        ticket: Ticket,
+        transport: Transport,
+        listed: Listed,
+    },
     /// Something else has changed: look again.
     Wake,
 }
@@ -242,8 +251,8 @@ impl Watch {
     /// Tells those who watch; never waits.
     pub fn tell(&self, event: Event) {
         if self.wants(event.stream()) {
-            let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-            if self.queue.try_send((self.clock.now(), number, Message::Event(event))).is_err() {
+            let (at, number) = (self.clock.now(), self.numbers.fetch_add(1, Ordering::Relaxed));
+            if self.queue.try_send(Box::new(Message::Event { at, number, event })).is_err() {
                 self.count_lost(1);
             }
         }
@@ -274,15 +283,15 @@ impl Watch {
     }
 
     /// Hands a connection over to the watchers' thread, which greets it; it ends where the queue is full.
-    pub fn join(&self, ticket: Ticket, transport: Transport) {
-        let message = Message::Watcher(Box::new((ticket, transport)));
-        drop(self.queue.try_send((self.clock.now(), 0, message)));
+    pub fn join(&self, ticket: Ticket, transport: Transport, listed: Listed) {
+        listed.set_use(Use::Watches);
+        drop(self.queue.try_send(Box::new(Message::Watcher { ticket, transport, listed })));
     }
 
     /// Has the thread look at the phase of the node.
     pub fn wake(&self) {
         // Where the queue is full the thread is awake.
-        drop(self.queue.try_send((self.clock.now(), 0, Message::Wake)));
+        drop(self.queue.try_send(Box::new(Message::Wake)));
     }
 
     /// The figures.
@@ -307,7 +316,7 @@ impl Watch {
             match inbox.recv_timeout(if behind { RETRY } else { LONGEST_SLEEP }) {
                 Ok(message) => {
                     let more = inbox.try_iter().take(MOST_EVENTS);
-                    std::iter::once(message).chain(more).for_each(|message| self.deliver(message, &mut watchers));
+                    std::iter::once(message).chain(more).for_each(|message| self.deliver(*message, &mut watchers));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -319,18 +328,17 @@ impl Watch {
         }
     }
 
-    fn deliver(&self, (at, number, message): (Instant, u64, Message), watchers: &mut Vec<Watcher>) {
+    fn deliver(&self, message: Message, watchers: &mut Vec<Watcher>) {
         match message {
-            Message::Event(event) => {
+            Message::Event { at, number, event } => {
                 let (line, stream) = (event.line(at, number), event.stream());
                 for watcher in watchers.iter_mut().filter(|watcher| watcher.ticket.streams.has(stream)) {
                     let count = if watcher.take(&line) { &self.sent } else { &self.skipped };
                     count.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            Message::Watcher(joined) => {
-                let (ticket, transport) = *joined;
-                watchers.push(Watcher { ticket, transport, pending: b"OK\r\n".to_vec(), skipped: 0 });
+            Message::Watcher { ticket, transport, listed } => {
+                watchers.push(Watcher { ticket, transport, _listed: listed, pending: b"OK\r\n".to_vec(), skipped: 0 });
             }
             Message::Wake => {}
         }
@@ -341,6 +349,8 @@ impl Watch {
 struct Watcher {
     ticket: Ticket,
     transport: Transport,
+    /// Its place in the list of all connections.
+    _listed: Listed,
     /// Bytes that the socket has not taken yet.
     pending: Vec<u8>,
     /// Lines that this one was not told since it was last told how many.

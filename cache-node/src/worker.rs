@@ -15,6 +15,7 @@ use tracing::debug;
 use crate::balance::Balance;
 use crate::buffers::{Batch, Parsed, Pool, Received, Sent};
 use crate::clock::Instant;
+use crate::connections::Use;
 use crate::metrics::{Counters, Metrics, Phase};
 use crate::session::{Session, SessionId, Sessions};
 use crate::slow::SlowLog;
@@ -234,7 +235,7 @@ impl Worker {
             let Some(session) = self.sessions.get_mut(id) else { continue };
             // A connection that failed, or was closed, is found out by reading from it.
             if event.is_writable() && !session.writable {
-                session.listed.set_blocked(false);
+                session.listed.set_use(Use::Reads);
             }
             session.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
             session.writable |= event.is_writable() || event.is_error();
@@ -401,7 +402,7 @@ impl Worker {
         self.counters.closed.add(1);
         self.counters.sessions.set(self.sessions.len() as u64);
         match session.transport.deregister(self.poll.registry()) {
-            Ok(()) => self.metrics.watch.join(ticket, session.transport),
+            Ok(()) => self.metrics.watch.join(ticket, session.transport, session.listed),
             Err(error) => debug!(%error, "a session that was to watch failed"),
         }
     }
@@ -490,7 +491,7 @@ fn send(session: &mut Session, batch: &mut Batch, counters: &Counters, metrics: 
                 session.active = metrics.clock.now();
             }
             session.writable = false;
-            session.listed.set_blocked(true);
+            session.listed.set_use(Use::Writes);
             *turn = Turn::Rest;
             false
         }

@@ -14,6 +14,8 @@ use crate::failure::{Failure, Outcome};
 /// How long anything that should happen at once may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(10);
+/// The system's buffers of a connection take so much, whether the other side reads or not.
+const HELD_BY_SYSTEM: usize = 32 << 10;
 
 /// The ways in which a node can divide its work; whatever is asked of a node holds in each.
 pub const MODES: [(&str, &str); 3] = [
@@ -401,25 +403,34 @@ impl Client {
 pub fn exchange(address: SocketAddr, pieces: &[&[u8]]) -> Outcome<Vec<u8>> {
     let client = Client::connect(address)?;
     let mut writer = client.stream().try_clone()?;
-    let mut reader = client.stream();
+    let mut send = move || {
+        // The server may close in the middle, which shows in what comes back.
+        let sent = pieces.iter().try_for_each(|piece| writer.write_all(piece));
+        drop(sent.and_then(|()| writer.shutdown(Shutdown::Write)));
+    };
+    if pieces.iter().map(|piece| piece.len()).sum::<usize>() <= HELD_BY_SYSTEM {
+        send();
+        return everything(client.stream());
+    }
     thread::scope(|scope| {
-        scope.spawn(move || {
-            // The server may close in the middle, which shows in what comes back.
-            let sent = pieces.iter().try_for_each(|piece| writer.write_all(piece));
-            drop(sent.and_then(|()| writer.shutdown(Shutdown::Write)));
-        });
-        let mut answer = Vec::new();
-        let mut chunk = vec![0; 64 << 10];
-        loop {
-            match reader.read(&mut chunk) {
-                Ok(0) => return Ok(answer),
-                Ok(count) => answer.extend_from_slice(&chunk[..count]),
-                // A server that closes with bytes unread resets the connection.
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(answer),
-                Err(error) => return Err(error.into()),
-            }
-        }
+        scope.spawn(send);
+        everything(client.stream())
     })
+}
+
+/// What comes until the other side closes.
+fn everything(mut reader: &TcpStream) -> Outcome<Vec<u8>> {
+    let mut answer = Vec::new();
+    let mut chunk = vec![0; 64 << 10];
+    loop {
+        match reader.read(&mut chunk) {
+            Ok(0) => return Ok(answer),
+            Ok(count) => answer.extend_from_slice(&chunk[..count]),
+            // A server that closes with bytes unread resets the connection.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(answer),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// One HTTP request; returns status and body.

@@ -63,6 +63,54 @@ fn every_command_does_what_memcached_does() -> Outcome {
 }
 
 #[test]
+fn one_client_renews_what_is_stale_or_missing() -> Outcome {
+    in_each_mode("", |node| {
+        let (mut first, mut second) = (node.client()?, node.client()?);
+        first.expect(b"mg a N1000 v\r\n", b"VA 0 W\r\n\r\n")?;
+        second.expect(b"mg a N1000 v\r\n", b"VA 0 Z\r\n\r\n")?;
+        first.expect(b"ms a 3 T1000\r\nnew\r\n", b"HD\r\n")?;
+        second.expect(b"mg a v R2\r\n", b"VA 3\r\nnew\r\n")?;
+        // Soon over: one client is told, and the others serve what there is.
+        first.expect(b"mg a v R2000\r\n", b"VA 3 W\r\nnew\r\n")?;
+        second.expect(b"mg a v R2000\r\n", b"VA 3 Z\r\nnew\r\n")?;
+        first.expect(b"md a I T3000\r\n", b"HD\r\n")?;
+        second.expect(b"mg a v\r\n", b"VA 3 X W\r\nnew\r\n")?;
+        first.expect(b"mg a v\r\n", b"VA 3 Z X\r\nnew\r\n")?;
+        first.expect(b"get a\r\n", b"VALUE a 0 3\r\nnew\r\nEND\r\n")?;
+        first.send(b"me a\r\n")?;
+        let line = first.line()?;
+        ensure!(line.starts_with("ME a exp=") && line.ends_with(" fetch=yes size=4 stale=yes won=yes"), "{line}");
+        // Who comes with an older CAS stores, but what he stores is out of date, too.
+        second.expect(b"ms a 3 E100 c\r\nnow\r\nms a 3 C99 I c E101\r\nold\r\n", b"HD c100\r\nHD c101\r\n")?;
+        first.expect(b"mg a v c\r\n", b"VA 3 c101 X W\r\nold\r\n")?;
+        second.expect(b"ms a 3 C100\r\nnew\r\nms a 3 C101\r\nnew\r\nmg a\r\n", b"EX\r\nHD\r\nHD\r\n")
+    })
+}
+
+#[test]
+fn the_time_since_the_last_access_is_told() -> Outcome {
+    in_each_mode("", |node| {
+        let mut client = node.client()?;
+        client.expect(
+            b"set a 0 0 1\r\nx\r\nmg a h u\r\nmg a h\r\nmg a h\r\n",
+            b"STORED\r\nHD h0\r\nHD h0\r\nHD h1\r\n",
+        )?;
+        let unused = |client: &mut Client, flags: &str| -> Outcome<u64> {
+            client.send(format!("mg a {flags}\r\n").as_bytes())?;
+            let line = client.line()?;
+            Ok(line.strip_prefix("HD l").ok_or_else(|| Failure::new(line.clone()))?.parse()?)
+        };
+        eventually(|| {
+            ensure!(unused(&mut client, "l u")? > 1, "no time passes");
+            Ok(())
+        })?;
+        let (before, after) = (unused(&mut client, "l")?, unused(&mut client, "l")?);
+        ensure!(before > 1 && after <= 1, "{before} seconds, and {after} after an access");
+        Ok(())
+    })
+}
+
+#[test]
 fn noreply_is_silent() -> Outcome {
     in_each_mode("", |node| {
         let silent =

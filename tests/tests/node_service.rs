@@ -148,6 +148,9 @@ fn watchers_are_few_and_leave_nothing_behind() -> Outcome {
         client.expect(b"watch\r\nmn\r\n", b"WATCHER_TOO_MANY log watcher limit reached\r\nMN\r\n")?;
         client.expect(b"watch nonsense\r\nmn\r\n", b"ERROR\r\nMN\r\n")?;
         node.wait_for_metric("gannet_connections", |open| open == MOST as f64 + 1.0)?;
+        let stats = statistics(&mut client, "stats conns\r\n")?;
+        let watching = stats.iter().filter(|(name, value)| name.ends_with(":state") && value == "conn_watch");
+        ensure!(watching.count() == MOST, "{stats:?}");
         drop(watchers);
         node.wait_for_metric("gannet_connections", |open| open == 1.0)?;
         watcher(node, "").map(drop)

@@ -17,10 +17,12 @@ use crate::answer::{Exactness, comparable};
 use crate::sequence::{Dice, cut, generate, keys};
 
 /// Generated sequences for each mode; `GANNET_SEQUENCES` asks for another number.
-const SEQUENCES: u64 = 2500;
+const SEQUENCES: u64 = 7000;
 /// The first sequence; `GANNET_SEED` asks for another.
 const SEED: u64 = 1;
 const LONG_KEY: usize = 251;
+/// The digits of the longest CAS.
+const CAS_DIGITS: usize = 20;
 
 type Difference = (&'static str, &'static [u8], &'static [u8], &'static [u8]);
 /// What differs on purpose: why, what is sent, what memcached 1.6.18 answers, what cache-node answers.
@@ -245,8 +247,9 @@ fn generated_sequences_are_answered_alike() -> Outcome {
     let (count, seed) = (number("GANNET_SEQUENCES", SEQUENCES)?, number("GANNET_SEED", SEED)?);
     let run = |(name, mode): (&str, &str)| -> Outcome {
         let (memcached, node) = (Memcached::start(&["-m", "256"])?, Node::start(&format!("{mode}memory: 256Mi\n"))?);
+        let mut servers = [Server::at(memcached.address)?, Server::at(node.address)?];
         for sequence in seed..seed + count {
-            run_sequence(memcached.address, node.address, sequence)
+            run_sequence(&mut servers, sequence)
                 .map_err(|failure| failure.while_doing(format!("{name}, GANNET_SEED={sequence} GANNET_SEQUENCES=1")))?;
         }
         Ok(())
@@ -260,19 +263,32 @@ fn generated_sequences_are_answered_alike() -> Outcome {
     })
 }
 
+/// A server, and a client that asks it for CAS values.
+struct Server {
+    address: SocketAddr,
+    client: Client,
+}
+
+impl Server {
+    fn at(address: SocketAddr) -> Outcome<Server> {
+        Ok(Server { address, client: Client::connect(address)? })
+    }
+}
+
 /// Sends each server the two rounds of one sequence. `[0]` and `[1]` are the rounds of both; a round's CAS values are
 /// what the server itself gave out before.
-fn run_sequence(theirs: SocketAddr, ours: SocketAddr, seed: u64) -> Outcome {
+fn run_sequence(servers: &mut [Server; 2], seed: u64) -> Outcome {
     for round in 0..2 {
         let mut answers = Vec::new();
         let mut sent = Vec::new();
-        for address in [theirs, ours] {
-            let tokens = tokens(address, seed)?;
+        for Server { address, client } in &mut *servers {
+            // Nothing is stored under the sequence's keys before the first round.
+            let tokens = if round == 0 { [(); 4].map(|()| "1".to_owned()) } else { tokens(client, seed)? };
             // The same dice for both, so that the sequences differ in nothing but CAS values.
             let mut dice = Dice(seed.wrapping_mul(2).wrapping_add(round));
             let sequence = generate(&mut dice, seed, &tokens);
             let pieces = cut(&mut dice, &sequence);
-            answers.push(comparable(&exchange(address, &pieces)?, Exactness::Numbers));
+            answers.push(comparable(&exchange(*address, &pieces)?, Exactness::Numbers));
             sent = sequence;
         }
         let is_less = ends_in_a_request(&sent) && answers[1].starts_with(&answers[0]);
@@ -313,9 +329,8 @@ fn compare(theirs: SocketAddr, ours: SocketAddr, pieces: &[Vec<&[u8]>; 2]) -> Ou
 }
 
 /// The CAS values of the sequence's keys at one server, in the order of the keys; 1 for a key that is not there.
-fn tokens(address: SocketAddr, seed: u64) -> Outcome<[String; 4]> {
+fn tokens(client: &mut Client, seed: u64) -> Outcome<[String; 4]> {
     let keys = keys(seed);
-    let mut client = Client::connect(address)?;
     let mut found = HashMap::new();
     for key in &keys {
         client.send(format!("gets {key}\r\n").as_bytes())?;
@@ -325,7 +340,8 @@ fn tokens(address: SocketAddr, seed: u64) -> Outcome<[String; 4]> {
             match words[..] {
                 ["END"] => break,
                 ["VALUE", key, _, length, cas] => {
-                    found.insert(key.to_owned(), cas.to_owned());
+                    // Of one length at both servers, so that a sequence that is cut off is cut off at the same place.
+                    found.insert(key.to_owned(), format!("{cas:0>CAS_DIGITS$}"));
                     let length: usize = length.parse()?;
                     client.skip(length + 2)?;
                 }

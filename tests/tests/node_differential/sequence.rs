@@ -25,6 +25,9 @@ impl Dice {
     }
 }
 
+/// Bytes of a value that are drawn; a longer one repeats them.
+const LONGEST_PATTERN: u64 = 61;
+
 /// The keys of a sequence; each sequence has its own, so that none depends on another.
 pub fn keys(seed: u64) -> [String; 4] {
     [0, 1, 2, 3].map(|key| format!("s{seed}x{key}"))
@@ -253,7 +256,13 @@ fn value(dice: &mut Dice) -> Vec<u8> {
         // Where a value is taken for requests, chance must not write one that is on the list of differences.
         _ => Some(dice.next() as u8).filter(|byte| !b"\0m".contains(byte)).unwrap_or(b'x'),
     };
-    (0..length).map(|_| byte(dice)).collect()
+    // What a long value is made of says no more than what a short one is, and takes longer to draw.
+    let mut pattern: Vec<u8> = (0..length.min(LONGEST_PATTERN)).map(|_| byte(dice)).collect();
+    if length > LONGEST_PATTERN {
+        // Where it is taken for requests, each must end.
+        pattern.push(b'\n');
+    }
+    pattern.iter().copied().cycle().take(length as usize).collect()
 }
 
 /// Cuts a sequence into packets.
