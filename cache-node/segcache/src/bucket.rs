@@ -57,11 +57,9 @@ pub(crate) struct Bucket {
     pub(crate) segments: u32,
     /// Where the next merge begins; [`NONE`] is at the head.
     pub(crate) merge_next: u32,
-    /// A segment with little that lives, which waits for another to be compacted with; it may be outdated.
-    pub(crate) sparse: u32,
 }
 
-const EMPTY: Bucket = Bucket { head: NONE, tail: NONE, open: NONE, segments: 0, merge_next: NONE, sparse: NONE };
+const EMPTY: Bucket = Bucket { head: NONE, tail: NONE, open: NONE, segments: 0, merge_next: NONE };
 
 /// All buckets.
 pub(crate) struct Buckets {

@@ -8,8 +8,6 @@ use crate::segment::{NONE, Segment, State};
 
 /// Draws of a segment at random before the first that can go is taken.
 const DRAWS: usize = 32;
-/// How full, in percent, a compaction may make a segment where there is eviction.
-const WORTH_COMPACTING: u64 = 95;
 
 /// Segments in which the oldest of a queue is looked for: all of them up to 4 GiB.
 const QUEUE_SEARCH: u32 = 4096;
@@ -20,11 +18,11 @@ impl Cache {
     /// A job that makes room, if the policy allows one.
     pub(crate) fn eviction_job(&mut self) -> Option<Job> {
         if self.eviction == Eviction::None {
-            return if self.can_merge() { self.compaction_job(self.segments.count(), 100) } else { None };
+            return if self.can_merge() { self.compaction_job() } else { None };
         }
         // What was overwritten or deleted goes before anything that lives.
         if self.can_merge()
-            && let Some(job) = self.compaction_job(SEARCH, WORTH_COMPACTING)
+            && let Some(job) = self.compaction_job()
         {
             return Some(job);
         }

@@ -61,6 +61,7 @@
 mod bucket;
 mod cache;
 mod chronicle;
+mod compaction;
 mod counters;
 mod deadline;
 mod dump;
@@ -75,6 +76,7 @@ mod maintenance;
 mod merge;
 mod meta;
 mod number;
+mod overwrite;
 mod record;
 mod reservation;
 mod segment;

@@ -25,7 +25,7 @@ const HURRY: usize = 4;
 const MOST_WRITE_RECORDS: usize = 4096;
 /// The bytes that make a write count as several.
 const SMALL_WRITE: usize = 512;
-/// Segments that one search for flushed or sparse segments looks at.
+/// Segments that one search for flushed segments, or for those to compact, looks at.
 pub(crate) const SEARCH: u32 = 512;
 /// Of the segments, one in so many is kept free ahead of the writes, and two more, of which a merge takes one.
 const FREE_SHARE: u32 = 128;
@@ -144,14 +144,19 @@ impl Cache {
             if self.segments.free_count() > HELD_BACK {
                 return disturbed;
             }
-            let Some(mut job) = self.maintenance.job.take().or_else(|| self.next_job()) else { break };
+            let Some(job) = self.maintenance.job.take().or_else(|| self.next_job()) else { break };
             self.totals.stalled += u64::from(!disturbed);
             disturbed = true;
-            while let Some(unfinished) = self.step(job) {
-                job = unfinished;
-            }
+            self.finish(job);
         }
         disturbed
+    }
+
+    /// Does all of a job.
+    pub(crate) fn finish(&mut self, mut job: Job) {
+        while let Some(unfinished) = self.step(job) {
+            job = unfinished;
+        }
     }
 
     fn next_job(&mut self) -> Option<Job> {
@@ -193,12 +198,17 @@ impl Cache {
             segment.state == State::Sealed
                 && segment.pins == 0
                 && segment.width > 0
-                && range > 2 * spread
-                && segment.base_deadline.max(segment.swept) + spread.max(range / SWEEPS) < self.now
+                && (segment.last_deadline < self.now
+                    || range > 2 * spread
+                        && segment.base_deadline.max(segment.swept) + spread.max(range / SWEEPS) < self.now)
         });
         let next = found.map_or(end, |id| id + 1);
         self.maintenance.partly_expired = (next < self.segments.count()).then_some(next);
         let id = found?;
+        if self.segments.get(id).last_deadline < self.now {
+            // Its place in the chain hid it: a record before it was overwritten in place and lives longer.
+            return Some(self.drop_job(id));
+        }
         let segment = self.segments.get_mut(id);
         (segment.state, segment.swept) = (State::Busy, self.now);
         Some(Job::Sweep { segment: id, next: Segments::first(id) })

@@ -6,11 +6,11 @@ use crate::cache::{Cache, Found};
 use crate::frequency::{self, CLASSES};
 use crate::index::Slot;
 use crate::maintenance::{BATCH, HELD_BACK, Job};
-use crate::record::{Header, MAX_HEADER, leb128_length};
+use crate::record::{Header, MAX_HEADER, WIDE_SEQUENCE};
 use crate::segment::{Location, NONE, Record, Segment, Segments, State};
 
 /// Segments that one merge takes at most.
-const MOST_SOURCES: usize = 8;
+pub(crate) const MOST_SOURCES: usize = 8;
 /// Draws of a segment at random until one is found whose bucket has something to merge.
 const DRAWS: usize = 16;
 /// So much of the memory, in percent, is kept when its turn to be merged comes: four segments become three. What is dead
@@ -128,7 +128,7 @@ impl Cache {
                 for from in [self.buckets.get(bucket).merge_next, self.buckets.get(bucket).head] {
                     let (sources, count) = self.neighbours(from, |_| true);
                     if count > 1 {
-                        return self.start_merge(sources, count, Rule::Worthiest);
+                        return self.start_merge(sources, count, Rule::Worthiest, sources[count - 1]);
                     }
                 }
             }
@@ -141,42 +141,10 @@ impl Cache {
         let main = self.segments.get(id).survived;
         let (sources, count) = self.neighbours(id, |segment| segment.survived == main);
         // One segment of the main queue alone would be copied for nothing.
-        if count < 1 + usize::from(main) { None } else { self.start_merge(sources, count, rule) }
+        if count < 1 + usize::from(main) { None } else { self.start_merge(sources, count, rule, sources[count - 1]) }
     }
 
-    /// A merge of two sparse segments into one, in which nothing is lost. Looks at some segments from where the last
-    /// search ended; `share` is how much of a segment the two may fill, in percent.
-    pub(crate) fn compaction_job(&mut self, looked_at: u32, share: u64) -> Option<Job> {
-        let count = self.segments.count();
-        for _ in 0..looked_at.min(count) {
-            let id = self.maintenance.cursor % count;
-            self.maintenance.cursor = (id + 1) % count;
-            if !self.is_mergeable(id) {
-                continue;
-            }
-            let bucket = self.segments.get(id).bucket;
-            let other = self.buckets.get(bucket).sparse;
-            let known =
-                other != NONE && other != id && self.is_mergeable(other) && self.segments.get(other).bucket == bucket;
-            if known && self.fit_into_one(other, id, share) {
-                self.buckets.get_mut(bucket).sparse = NONE;
-                let mut sources = [NONE; MOST_SOURCES];
-                let pair = if self.segments.get(id).created < self.segments.get(other).created {
-                    [id, other]
-                } else {
-                    [other, id]
-                };
-                sources[..2].copy_from_slice(&pair);
-                return self.start_merge(sources, 2, Rule::All);
-            }
-            if !known || self.segments.get(id).live_bytes < self.segments.get(other).live_bytes {
-                self.buckets.get_mut(bucket).sparse = id;
-            }
-        }
-        None
-    }
-
-    fn is_mergeable(&self, id: u32) -> bool {
+    pub(crate) fn is_mergeable(&self, id: u32) -> bool {
         let segment = self.segments.get(id);
         segment.state == State::Sealed && segment.pins == 0
     }
@@ -197,7 +165,7 @@ impl Cache {
         (sources, count)
     }
 
-    fn is_expressible(&self, sources: &[u32]) -> bool {
+    pub(crate) fn is_expressible(&self, sources: &[u32]) -> bool {
         let base = sources.iter().map(|id| self.segments.get(*id).base_deadline).min().unwrap_or(0);
         let last = sources.iter().map(|id| self.segments.get(*id).last_deadline).max().unwrap_or(0);
         let width = self.segments.get(sources[0]).width;
@@ -205,20 +173,16 @@ impl Cache {
             && sources.iter().all(|id| self.segments.get(*id).width == width)
     }
 
-    /// Whether all live records of two segments fit into one, in the longest form that they can take there.
-    fn fit_into_one(&self, a: u32, b: u32, share: u64) -> bool {
-        let (first, second) = (self.segments.get(a), self.segments.get(b));
-        let range = first.last_sequence.max(second.last_sequence) - first.base_sequence.min(second.base_sequence);
-        // The sequence can get longer, by all but its first byte, and then the record is aligned anew.
-        let growth = self.segments.aligned(leb128_length(range) as u32 - 1);
-        let items = u64::from(first.live_items) + u64::from(second.live_items);
-        let bytes = u64::from(first.live_bytes) + u64::from(second.live_bytes) + items * u64::from(growth);
-        bytes * 100 <= u64::from(self.segments.capacity()) * share && self.is_expressible(&[a, b])
-    }
-
-    fn start_merge(&mut self, sources: [u32; MOST_SOURCES], count: usize, rule: Rule) -> Option<Job> {
+    /// Begins to merge segments, oldest first, into one behind `after`, which is one of them.
+    pub(crate) fn start_merge(
+        &mut self,
+        sources: [u32; MOST_SOURCES],
+        count: usize,
+        rule: Rule,
+        after: u32,
+    ) -> Option<Job> {
         let merged = &sources[..count];
-        let target = self.take_target(merged, rule, sources[count - 1])?;
+        let target = self.take_target(merged, rule, after)?;
         for id in merged {
             self.segments.get_mut(*id).state = State::Busy;
         }
@@ -244,7 +208,7 @@ impl Cache {
                 let bucket = self.segments.get(target).bucket;
                 self.buckets.get_mut(bucket).merge_next = self.segments.get(target).next;
             }
-            Rule::ReadAtLeast(reads) => merge.cut = usize::from(reads) - 1,
+            Rule::ReadAtLeast(reads) => (merge.cut, merge.quota) = (usize::from(reads) - 1, 0),
         }
         Some(Job::Merge(merge))
     }
@@ -254,7 +218,7 @@ impl Cache {
         let target = self.segments.take()?;
         let of = |id: &u32| *self.segments.get(*id);
         let base_deadline = sources.iter().map(|id| of(id).base_deadline).min().unwrap_or(0);
-        let (bucket, width) = (of(&sources[0]).bucket, of(&sources[0]).width);
+        let (bucket, width) = (of(&after).bucket, of(&after).width);
         let fresh = Segment {
             state: State::Busy,
             width,
@@ -263,6 +227,11 @@ impl Cache {
             last_deadline: base_deadline,
             base_sequence: sources.iter().map(|id| of(id).base_sequence).min().unwrap_or(0),
             last_sequence: sources.iter().map(|id| of(id).last_sequence).max().unwrap_or(0),
+            // What is moved together is no younger for it.
+            created: match rule {
+                Rule::All => sources.iter().map(|id| of(id).created).max().unwrap_or(0),
+                Rule::Worthiest | Rule::ReadAtLeast(_) => self.segments.get(target).created,
+            },
             ..*self.segments.get(target)
         };
         *self.segments.get_mut(target) = fresh;
@@ -348,7 +317,9 @@ impl Cache {
         self.buckets.remove(&mut self.segments, merge.target);
         self.buckets.insert(&mut self.segments, bucket, last, merge.target);
         merge.count = merge.at;
-        merge.decide(capacity * (merge.count as u64 - 1).max(1));
+        if merge.rule == Rule::Worthiest || merge.kept() > capacity * (merge.count as u64 - 1).max(1) {
+            merge.decide(capacity * (merge.count as u64 - 1).max(1));
+        }
         self.begin_copy(merge);
     }
 
@@ -444,7 +415,8 @@ impl Cache {
         let deadline = from.base_deadline + u64::from(record.header.deadline) - to.base_deadline;
         let header = Header {
             sequence: from.base_sequence + record.header.sequence - to.base_sequence,
-            sequence_width: 0,
+            // Room for later writes stays, but not what a reservation needed.
+            sequence_width: record.header.sequence_width % WIDE_SEQUENCE,
             deadline: if to.width == 0 { 0 } else { deadline as u32 },
             ..record.header
         };
@@ -483,13 +455,13 @@ impl Merge {
         above + u64::from(self.classes[self.cut]) * self.share / 1000
     }
 
-    /// Decides which classes are kept, from the best down: until `most` bytes are reached, or the cut.
+    /// Decides which classes are kept: from the best down, until there are `most` bytes.
     fn decide(&mut self, most: u64) {
         let mut left = most;
-        for class in (self.cut..CLASSES).rev() {
-            let bytes = u64::from(self.classes[class]) * if class == self.cut { self.share } else { 1000 } / 1000;
-            if bytes > left || class == self.cut {
-                (self.cut, self.quota) = (class, bytes.min(left));
+        for class in (0..CLASSES).rev() {
+            let bytes = u64::from(self.classes[class]);
+            if bytes > left || class == 0 {
+                (self.cut, self.quota) = (class, left);
                 return;
             }
             left -= bytes;

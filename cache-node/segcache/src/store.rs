@@ -7,7 +7,7 @@ use crate::hash::KeyHash;
 use crate::index::Slot;
 use crate::number::{self, Text};
 use crate::record::{Header, MAX_HEADER, Marks, leb128_length, put_leb128};
-use crate::segment::{Location, NONE};
+use crate::segment::{Location, NONE, State};
 use crate::{ArithmeticError, Deadline, Item, MAX_KEY_LENGTH, Mode, NewItem, Outcome, StoreError};
 
 /// Rounds of making room, after which a write gives up. The second always finds the room that the first made.
@@ -56,8 +56,13 @@ pub(crate) struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    fn value_length(&self) -> usize {
+    pub(crate) fn value_length(&self) -> usize {
         self.value.iter().map(Piece::len).sum()
+    }
+
+    /// Whether the value can be counted up and down.
+    pub(crate) fn is_number(&self) -> bool {
+        matches!(self.value[0], Piece::Bytes(bytes) if number::parse(bytes).is_some())
     }
 }
 
@@ -238,7 +243,8 @@ impl Cache {
         let (digits, length) = (text.digits(), header.value_length);
         let sequence = self.sequence + 1 - self.segments.get(slot.location.segment).base_sequence;
         let width = header.sequence_width;
-        if digits.len() <= length && header.cas.is_none() && leb128_length(sequence) <= width {
+        let busy = self.segments.get(slot.location.segment).state == State::Busy;
+        if digits.len() <= length && header.cas.is_none() && leb128_length(sequence) <= width && !busy {
             // A counter that is counted all day does not fill segments with its past.
             self.sequence += 1;
             self.totals.stored += 1;
@@ -293,6 +299,9 @@ impl Cache {
             if draft.deadline.is_past(self.now) {
                 return Ok(self.store_expired(old.as_ref(), draft.cas));
             }
+            if let Some(outcome) = old.as_ref().and_then(|old| self.overwrite(key, old, &draft)) {
+                return Ok(outcome);
+            }
             size = key.len() + draft.value_length() + MAX_HEADER;
             let room = self.room(draft.deadline, size as u32)?;
             if !room.disturbed {
@@ -322,7 +331,8 @@ impl Cache {
         draft: &Draft<'_>,
     ) -> Result<Outcome, StoreError> {
         self.sequence += 1;
-        let header = self.header(segment, key, draft, self.sequence, 0);
+        let width = self.sequence_width(segment, draft, old);
+        let header = self.header(segment, key, draft, self.sequence, width);
         let (location, length) = self.write_record(segment, &header, key, &draft.value);
         self.file(hash, location, length, old.map(|old| (old.slot, old.length)), draft.hit)?;
         self.stored(segment, self.sequence, draft.deadline);
@@ -384,7 +394,12 @@ impl Cache {
         let (out_head, rest) = out.split_at_mut(head_length);
         out_head.copy_from_slice(&head[..head_length]);
         rest[..key.len()].copy_from_slice(key);
-        let mut at = head_length + key.len();
+        self.put_pieces(location, head_length + key.len(), value);
+        (location, length)
+    }
+
+    /// Puts the pieces of a value into a record, from `at` bytes behind its start on.
+    pub(crate) fn put_pieces(&mut self, location: Location, mut at: usize, value: &[Piece<'_>]) {
         for piece in value {
             match *piece {
                 Piece::Bytes(bytes) => self.segments.part_mut(location, at, bytes.len()).copy_from_slice(bytes),
@@ -396,7 +411,6 @@ impl Cache {
             }
             at += piece.len();
         }
-        (location, length)
     }
 
     /// Points the index to a new record, in place of the old one if there is one.

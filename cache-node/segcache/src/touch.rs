@@ -1,6 +1,5 @@
 //! Another deadline for an item that is there.
 
-use crate::bucket::spread;
 use crate::cache::{Cache, Place};
 use crate::store::{Draft, Old};
 use crate::{Deadline, Item, StoreError};
@@ -36,16 +35,12 @@ impl Cache {
 
     /// Changes the deadline within its record, where the segment allows it.
     fn touch_in_place(&mut self, old: &Old, deadline: Deadline) -> bool {
-        let segment = self.segments.get_mut(old.slot.location.segment);
-        let Deadline::At(last) = deadline else { return segment.width == 0 };
-        // Beyond this the memory of the neighbours would come back too late.
-        let farthest = (segment.base_deadline + u64::from(spread(segment.bucket))).max(segment.last_deadline);
-        if segment.width == 0
-            || deadline.is_past(self.now)
-            || !(segment.base_deadline..=farthest.min(segment.farthest_deadline())).contains(&last)
-        {
+        let id = old.slot.location.segment;
+        if !self.may_end_here(self.segments.get(id), deadline) {
             return false;
         }
+        let Deadline::At(last) = deadline else { return true };
+        let segment = self.segments.get_mut(id);
         segment.last_deadline = segment.last_deadline.max(last);
         let (offset, width) = ((last - segment.base_deadline) as u32, usize::from(segment.width));
         self.segments
