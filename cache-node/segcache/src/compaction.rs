@@ -18,6 +18,8 @@ const SEEDS: usize = 4;
 const FULL: u64 = 97;
 /// Where nothing may be lost, only two segments become one: then what they need is known exactly.
 const PAIR: usize = 2;
+/// Segments that one search looks at where the write would be refused if there is nothing to compact.
+const LOSSLESS_SEARCH: u32 = 4096;
 
 /// Segments that may be compacted together.
 #[derive(Clone, Copy)]
@@ -39,7 +41,7 @@ impl Cache {
     pub(crate) fn compaction_job(&mut self) -> Option<Job> {
         let lossless = self.eviction == Eviction::None;
         let (count, most) = (self.segments.count(), if lossless { PAIR } else { MOST_SOURCES });
-        let looked_at = if lossless { count } else { count.min(SEARCH) };
+        let looked_at = count.min(if lossless { LOSSLESS_SEARCH } else { SEARCH });
         let from = self.maintenance.cursor % count;
         let window = (0..looked_at).map(move |step| (from + step) % count);
         let mut seeds = self.emptiest_of_buckets(window.clone());

@@ -8,7 +8,6 @@ use crate::segment::{NONE, Segment, State};
 
 /// Draws of a segment at random before the first that can go is taken.
 const DRAWS: usize = 32;
-
 /// Segments in which the oldest of a queue is looked for: all of them up to 4 GiB.
 const QUEUE_SEARCH: u32 = 4096;
 /// The small queue has one segment in so many.

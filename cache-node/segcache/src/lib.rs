@@ -31,7 +31,8 @@
 //!
 //! # How it works
 //! Memory is divided into *segments* of one size. A record is appended to the open segment of its *TTL bucket*, so that
-//! the items of a segment end at about the same time, and is never moved but by a merge. The *index* has six bytes for
+//! the items of a segment end at about the same time, and is moved by merges and compactions only; a write that takes
+//! exactly the place of the record before is written over it. The *index* has six bytes for
 //! each item: where the record lies, how often it was read, and some bits of the hash of its key.
 //!
 //! - **Expiry** needs no reads: when the last deadline of a segment has passed, the whole segment is dropped. Besides,
@@ -39,7 +40,8 @@
 //!   sealed early enough that memory is back within two seconds and a sixteenth of the TTL; only where memory is too
 //!   short for that many segments, neighbouring buckets share one, and such segments are swept now and then.
 //! - **Eviction** takes whole segments too; [`Eviction::Merge`] copies what was read most for its size into a fresh
-//!   one. What has expired, was deleted or overwritten always goes before what lives.
+//!   one. What has expired, was deleted or overwritten goes first: the emptiest segments are compacted, up to eight into
+//!   one less, as long as that is possible. What it comes to beside an LRU and beside memcached is in `docs/hit-ratio.md`.
 //! - **Work is bounded**: expiry, eviction and the growth of the index advance by some records with each write and each
 //!   [`Cache::advance`]; segments are freed ahead of the writes. In the steady state nothing is allocated.
 //! - **The index** grows and shrinks by a bucket at a time, and takes its memory from the segments and gives it back.

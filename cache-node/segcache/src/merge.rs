@@ -1,5 +1,6 @@
 //! Merges: some segments of a TTL bucket become one that keeps the records that were read most for their size
-//! (Segcache, NSDI '21, section 3.5). Without loss, where all that lives in them fits into one, that is a compaction.
+//! (Segcache, NSDI '21, section 3.5). Compactions, in which nothing is lost, and the queues of S3-FIFO copy in the same
+//! way.
 
 use crate::Eviction;
 use crate::cache::{Cache, Found};
@@ -13,8 +14,9 @@ use crate::segment::{Location, NONE, Record, Segment, Segments, State};
 pub(crate) const MOST_SOURCES: usize = 8;
 /// Draws of a segment at random until one is found whose bucket has something to merge.
 const DRAWS: usize = 16;
-/// So much of the memory, in percent, is kept when its turn to be merged comes: four segments become three. What is dead
-/// counts as not kept, so that where there is enough of it nothing that lives has to go.
+/// So much of the memory, in percent, is worth keeping when its turn to be merged comes: as many segments are merged as
+/// it takes for one to be free by that, and then what they become is filled. What is dead counts as not kept, so that
+/// where there is enough of it nothing that lives has to go.
 const KEPT: u64 = 75;
 /// Even where much is dead, some percent of what lives go: what nobody reads does not stay for ever.
 const MOST_KEPT: u64 = 98;
