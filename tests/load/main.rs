@@ -7,6 +7,7 @@ mod driver;
 mod floor;
 mod idle;
 mod keyspace;
+mod memory;
 mod options;
 mod plan;
 mod plot;
@@ -49,6 +50,7 @@ enum Command {
     Run(Box<Options>),
     Idle(idle::Options),
     Bench(bench::Options),
+    Memory(memory::Options),
     /// Serve what is no cache: look for line ends, and answer each with the reply to a hit
     Floor {
         /// Where clients connect
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Command::Run(options) => run(&options),
         Command::Idle(options) => idle::run(&options).map_err(Box::from),
         Command::Bench(options) => bench::run(&options),
+        Command::Memory(options) => memory::run(&options).map_err(|failure| failure.to_string().into()),
         Command::Floor { listen, key_size, value_size } => {
             floor::serve(listen, &floor::reply(usize::from(key_size), value_size as usize)).map_err(Box::from)
         }

@@ -285,6 +285,12 @@ impl Memcached {
         })?;
         Ok(memcached)
     }
+
+    /// Its process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
 }
 
 impl Drop for Memcached {
