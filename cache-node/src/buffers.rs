@@ -1,11 +1,18 @@
 //! Memory for the bytes of connections: one budget for the node, one pool a worker, and the batch that travels.
 
+mod budget;
+mod filling;
+mod output;
+
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 
-use memcache::{Command, LONGEST_RETRIEVAL, Limits, Step};
+use memcache::{Command, LONGEST_RETRIEVAL, Protocol, Step};
+use segcache::{KeyHash, Reservation};
 
+pub use crate::buffers::budget::Budget;
+use crate::buffers::filling::Filling;
+pub use crate::buffers::output::{Current, Output};
 use crate::clock::Instant;
 use crate::kind::{Kind, Tally};
 use crate::session::SessionId;
@@ -27,68 +34,9 @@ const KEPT: usize = 32;
 const SHORT_REST: usize = 2 << 10;
 /// What such a beginning is counted as beside its bytes.
 const REST_OVERHEAD: usize = 64;
-/// One part in so many of the budget is left for sessions that ask for little, whatever those that ask for much hold.
-const FOR_SMALL_SHARE: usize = 4;
 /// What a fresh batch is counted as.
-const FRESH: usize = INPUT + OUTPUT + size_of::<Batch>() + MOST_COMMANDS * (size_of::<Command>() + size_of::<u32>());
-
-/// The node's budget for the buffers of all connections.
-#[derive(Debug)]
-pub struct Budget {
-    limit: usize,
-    used: AtomicUsize,
-    waiting: AtomicIsize,
-}
-
-impl Budget {
-    /// A budget of `limit` bytes.
-    #[must_use]
-    pub fn new(limit: usize) -> Arc<Budget> {
-        Arc::new(Budget { limit, used: AtomicUsize::new(0), waiting: AtomicIsize::new(0) })
-    }
-
-    /// The budget in bytes.
-    #[must_use]
-    pub fn limit(&self) -> usize {
-        self.limit
-    }
-
-    /// Bytes that are taken now.
-    #[must_use]
-    pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    /// Sessions that wait for memory now, on all workers.
-    #[must_use]
-    pub fn waiting(&self) -> isize {
-        self.waiting.load(Ordering::Relaxed)
-    }
-
-    /// Counts `change` more sessions as waiting.
-    pub fn count_waiting(&self, change: isize) {
-        self.waiting.fetch_add(change, Ordering::Relaxed);
-    }
-
-    /// Takes `bytes` from the budget; takes nothing and says no where they are not left.
-    fn take(&self, bytes: usize) -> bool {
-        self.take_up_to(self.limit, bytes)
-    }
-
-    /// As [`Budget::take`], for what is more than a usual request needs.
-    fn take_for_growth(&self, bytes: usize) -> bool {
-        self.take_up_to(self.limit - self.limit / FOR_SMALL_SHARE, bytes)
-    }
-
-    fn take_up_to(&self, limit: usize, bytes: usize) -> bool {
-        let take = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= limit);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
-    }
-
-    fn give_back(&self, bytes: usize) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
+const FRESH: usize = INPUT + OUTPUT + size_of::<Batch>() + MOST_COMMANDS * PER_COMMAND;
+const PER_COMMAND: usize = size_of::<Command>() + size_of::<u32>() + size_of::<KeyHash>();
 
 /// A worker's batches that no session holds. The one given back last is taken first: its memory is still in the
 /// processor's cache.
@@ -110,7 +58,7 @@ impl Pool {
         if let Some(batch) = self.free.pop() {
             return Some(batch);
         }
-        self.budget.take(FRESH).then(|| Box::new(Batch::new(Arc::clone(&self.budget))))
+        self.budget.usual.take(FRESH).then(|| Box::new(Batch::new(Arc::clone(&self.budget))))
     }
 
     /// Takes a batch back, whatever is in it.
@@ -125,9 +73,11 @@ impl Pool {
         self.free.push(batch);
     }
 
-    /// Gives the memory that no session holds back to the budget, for other workers.
+    /// Gives the memory that no session holds back to the budget, for other workers; all but one fresh batch, so that
+    /// every worker can always go on.
     pub fn release(&mut self) {
-        self.free.clear();
+        self.free.truncate(1);
+        self.free.iter_mut().for_each(|batch| batch.shrink());
     }
 }
 
@@ -142,6 +92,8 @@ pub struct Batch {
     commands: Vec<Command>,
     /// Where in the input each command begins.
     starts: Vec<u32>,
+    /// The hash of the first key of each command that waits, from the time that it was fetched on.
+    hashes: Vec<KeyHash>,
     next: usize,
     /// How many bytes of the next command's keys are done, where it is a retrieval that was interrupted.
     keys_done: usize,
@@ -153,13 +105,21 @@ pub struct Batch {
     sent: usize,
     /// The socket did not take all of it at once: from then on the time that passes is the client's.
     waits_for_client: bool,
+    /// Bytes that went past the output, from the cache to the socket.
+    passed: usize,
+    /// The socket took less than it was offered.
+    blocked: bool,
+    /// A store whose value goes straight into the cache, while it comes.
+    filling: Option<Filling>,
+    /// The value of the first command, which is in the cache already.
+    reserved: Option<Reservation>,
     /// The client asked for the end of the connection.
     pub quit: bool,
     /// The client asked to watch, and may.
     pub watch: Option<Ticket>,
     budget: Arc<Budget>,
-    /// What this batch has taken from the budget.
-    counted: usize,
+    /// What this batch has grown by since it was fresh.
+    grown: usize,
 }
 
 /// The bytes that were received: `parsed..filled` are not parsed yet, what lies before belongs to the commands.
@@ -189,7 +149,7 @@ pub struct Rest {
 
 impl Drop for Rest {
     fn drop(&mut self) {
-        self.budget.give_back(self.bytes.len() + REST_OVERHEAD);
+        self.budget.usual.give_back(self.bytes.len() + REST_OVERHEAD);
     }
 }
 
@@ -242,6 +202,7 @@ impl Batch {
             arrived: Instant::default(),
             commands: Vec::with_capacity(MOST_COMMANDS),
             starts: Vec::with_capacity(MOST_COMMANDS),
+            hashes: Vec::with_capacity(MOST_COMMANDS),
             next: 0,
             keys_done: 0,
             executed: Tally::default(),
@@ -249,10 +210,14 @@ impl Batch {
             output: Vec::with_capacity(OUTPUT),
             sent: 0,
             waits_for_client: false,
+            passed: 0,
+            blocked: false,
+            filling: None,
+            reserved: None,
             quit: false,
             watch: None,
             budget,
-            counted: FRESH,
+            grown: 0,
         }
     }
 
@@ -306,10 +271,10 @@ impl Batch {
         let is_line = *needed == *filled + 1;
         let wanted = if is_line { (*needed * 2).min(LONGEST_RETRIEVAL + 1).max(*needed) } else { *needed };
         let missing = wanted - bytes.len();
-        if !self.budget.take_for_growth(missing) {
+        if !self.budget.growth.take(missing) {
             return false;
         }
-        self.counted += missing;
+        self.grown += missing;
         // Not `resize`: fresh zeroed pages of the system are free, and only what was received is moved.
         let mut larger = vec![0; wanted];
         larger[..*filled].copy_from_slice(&bytes[..*filled]);
@@ -318,19 +283,23 @@ impl Batch {
     }
 
     /// Parses what was received, up to a limit of commands.
-    pub fn parse(&mut self, limits: Limits) -> Parsed {
+    pub fn parse(&mut self, protocol: Protocol) -> Parsed {
         if !self.has_commands() {
             self.commands.clear();
             self.starts.clear();
+            self.hashes.clear();
             self.next = 0;
         }
         // It waits because execution has paused before it; what follows it still is not to be looked at.
         if self.commands.last().is_some_and(Command::ends_pipeline) {
             return Parsed::Some;
         }
+        if !self.finish_filling() {
+            return Parsed::None;
+        }
         let input = &mut self.input;
         while self.commands.len() < MOST_COMMANDS && input.filled - input.parsed >= input.needed {
-            match memcache::parse(&input.bytes[..input.filled], input.parsed, input.scanned, limits) {
+            match protocol.parse(&input.bytes[..input.filled], input.parsed, input.scanned) {
                 Step::Command { command, next } => {
                     self.commands.push(command);
                     self.starts.push(input.parsed as u32);
@@ -351,22 +320,46 @@ impl Batch {
     }
 
     /// The next command, with the bytes that its ranges are of, and the output that its reply goes to.
-    pub fn current(&mut self) -> Option<Current<'_>> {
+    pub fn current<'a>(&'a mut self, wire: Option<&'a mut dyn Write>) -> Option<Current<'a>> {
         let command = *self.commands.get(self.next)?;
         Some(Current {
             command,
+            hash: self.hashes.get(self.next).copied(),
             input: &self.input.bytes,
             keys_done: &mut self.keys_done,
             quit: &mut self.quit,
             watch: &mut self.watch,
-            output: Output { bytes: &mut self.output, budget: &self.budget, counted: &mut self.counted },
+            reserved: &mut self.reserved,
+            output: Output {
+                bytes: &mut self.output,
+                sent: &mut self.sent,
+                passed: &mut self.passed,
+                blocked: &mut self.blocked,
+                wire,
+                budget: &self.budget,
+                grown: &mut self.grown,
+            },
         })
     }
 
-    /// The commands that wait, with the bytes that their ranges are of.
+    /// Whether there are several commands whose keys were not fetched yet: of one alone there is nothing to be done in
+    /// the meantime.
     #[must_use]
-    pub fn waiting(&self) -> (&[Command], &[u8]) {
-        (&self.commands[self.next..], &self.input.bytes)
+    pub fn is_worth_prefetching(&self) -> bool {
+        self.commands.len() > self.hashes.len().max(self.next) + 1
+    }
+
+    /// Has the hash of each command's first key made by `hash_of`, which gets the command and the bytes that its ranges
+    /// are of.
+    pub fn note_hashes(&mut self, hash_of: impl Fn(&Command, &[u8]) -> KeyHash) {
+        let (from, bytes) = (self.hashes.len(), &self.input.bytes);
+        self.hashes.extend(self.commands[from..].iter().map(|command| hash_of(command, bytes)));
+    }
+
+    /// The hashes of those commands that wait.
+    #[must_use]
+    pub fn waiting_hashes(&self) -> &[KeyHash] {
+        self.hashes.get(self.next..).unwrap_or_default()
     }
 
     /// Counts the current command as done.
@@ -391,7 +384,7 @@ impl Batch {
     /// Whether execution must pause until the socket has taken what there is.
     #[must_use]
     pub fn is_output_full(&self) -> bool {
-        self.output.len() >= OUTPUT_LIMIT
+        self.output.len() + self.passed >= OUTPUT_LIMIT
     }
 
     /// Writes the output to `stream`, as much as it takes.
@@ -399,6 +392,12 @@ impl Batch {
         while self.sent < self.output.len() {
             match stream.write(&self.output[self.sent..]) {
                 Ok(0) => return Sent::Broken(ErrorKind::WriteZero.into()),
+                Ok(count) if count < self.output.len() - self.sent => {
+                    // The socket is full, and will say so when it no longer is.
+                    self.sent += count;
+                    self.waits_for_client = true;
+                    return Sent::Blocked;
+                }
                 Ok(count) => self.sent += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -409,7 +408,7 @@ impl Batch {
             }
         }
         self.output.clear();
-        self.sent = 0;
+        (self.sent, self.blocked) = (0, false);
         Sent::All
     }
 
@@ -420,10 +419,11 @@ impl Batch {
         let bytes = &bytes[from..*filled];
         let longest = if self.has_commands() { INPUT } else { SHORT_REST };
         if self.has_output()
+            || self.holds_reservation()
             || self.quit
             || self.watch.is_some()
             || bytes.len() > longest
-            || !self.budget.take(bytes.len() + REST_OVERHEAD)
+            || !self.budget.usual.take(bytes.len() + REST_OVERHEAD)
         {
             return None;
         }
@@ -443,6 +443,12 @@ impl Batch {
         self.arrived = *arrived;
     }
 
+    /// Whether it holds more than a fresh batch, which others may wait for.
+    #[must_use]
+    pub fn has_grown(&self) -> bool {
+        self.grown > 0
+    }
+
     /// Bytes of output that the socket has not taken yet.
     #[must_use]
     pub fn unsent(&self) -> usize {
@@ -452,11 +458,13 @@ impl Batch {
     fn clear(&mut self) {
         self.commands.clear();
         self.starts.clear();
+        self.hashes.clear();
         (self.next, self.keys_done) = (0, 0);
         self.executed = Tally::default();
         self.input.reset();
         self.output.clear();
-        self.sent = 0;
+        debug_assert!(!self.holds_reservation(), "it pins memory of the cache");
+        (self.sent, self.passed, self.blocked) = (0, 0, false);
         self.waits_for_client = false;
         self.quit = false;
         self.watch = None;
@@ -464,18 +472,19 @@ impl Batch {
 
     /// Gives back what the batch has grown by.
     fn shrink(&mut self) {
-        if self.counted > FRESH {
+        if self.grown > 0 {
             self.input.bytes = vec![0; INPUT];
             self.output = Vec::with_capacity(OUTPUT);
-            self.budget.give_back(self.counted - FRESH);
-            self.counted = FRESH;
+            self.budget.growth.give_back(self.grown);
+            self.grown = 0;
         }
     }
 }
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        self.budget.give_back(self.counted);
+        self.budget.usual.give_back(FRESH);
+        self.budget.growth.give_back(self.grown);
     }
 }
 
@@ -518,66 +527,4 @@ pub struct Done<'a> {
     pub count: u64,
     /// When the last of their bytes was received.
     pub arrived: Instant,
-}
-
-/// A command that is to be executed now.
-pub struct Current<'a> {
-    /// The command.
-    pub command: Command,
-    /// What its ranges are of.
-    pub input: &'a [u8],
-    /// How many bytes of its keys are done.
-    pub keys_done: &'a mut usize,
-    /// Whether the connection is to end.
-    pub quit: &'a mut bool,
-    /// Whether the connection is to watch.
-    pub watch: &'a mut Option<Ticket>,
-    /// Where its reply goes.
-    pub output: Output<'a>,
-}
-
-/// Replies, within the budget.
-pub struct Output<'a> {
-    bytes: &'a mut Vec<u8>,
-    budget: &'a Budget,
-    counted: &'a mut usize,
-}
-
-impl Output<'_> {
-    /// The bytes, for replies of at most `length` bytes; none where the budget is used up, and then the batch is to be
-    /// sent first. A batch without output has room for short replies whatever the budget is.
-    pub fn room(&mut self, length: usize) -> Option<&mut Vec<u8>> {
-        let wanted = self.bytes.len() + length;
-        if wanted > self.bytes.capacity() {
-            // Twice as much where there is that much, so that many short replies do not move each other.
-            let held = self.bytes.capacity();
-            let grow = |capacity: &usize| self.budget.take_for_growth(*capacity - held);
-            let capacity = [wanted.max(2 * held), wanted].into_iter().find(grow)?;
-            *self.counted += capacity - held;
-            self.bytes.reserve_exact(capacity - self.bytes.len());
-        }
-        Some(self.bytes)
-    }
-
-    /// The same output, lent to someone else.
-    pub fn again(&mut self) -> Output<'_> {
-        Output { bytes: self.bytes, budget: self.budget, counted: self.counted }
-    }
-
-    /// What was written behind the first `length` bytes.
-    #[must_use]
-    pub fn behind(&self, length: usize) -> &[u8] {
-        self.bytes.get(length..).unwrap_or_default()
-    }
-
-    /// Takes back what was written behind the first `length` bytes.
-    pub fn truncate(&mut self, length: usize) {
-        self.bytes.truncate(length);
-    }
-
-    /// How many bytes there are.
-    #[must_use]
-    pub fn length(&self) -> usize {
-        self.bytes.len()
-    }
 }

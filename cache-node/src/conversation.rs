@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
-use memcache::Limits;
+use memcache::{Limits, Protocol};
 use segcache::{Cache, Eviction, Settings, SettingsError};
 
 use crate::buffers::{Batch, Budget, Parsed, Pool, Received, Rest, Sent};
 use crate::control::Control;
 use crate::execute::{self, Context};
 use crate::metrics::Metrics;
+use crate::storage::Owner;
 
 /// The time at which every conversation takes place: the same words always get the same answers.
 const NOW: u64 = 1_800_000_000;
@@ -17,10 +18,11 @@ const MEMORY: usize = 8 << 20;
 const BUFFERS: usize = 4 << 20;
 /// The largest value that can be stored.
 const LARGEST_VALUE: usize = 256 << 10;
+const PROTOCOL: Protocol = Protocol::Memcached(Limits { max_value: LARGEST_VALUE });
 
 /// One client's connection to a cache of its own.
 pub struct Conversation {
-    cache: Cache,
+    owner: Owner,
     pool: Pool,
     metrics: Arc<Metrics>,
     /// As in a session: at most one of the two holds what is not done yet.
@@ -55,7 +57,7 @@ impl Conversation {
     pub fn new() -> Result<Conversation, ConversationError> {
         let settings = Settings { budget: MEMORY, max_item_size: LARGEST_VALUE, eviction: Eviction::Merge, seed: NOW };
         Ok(Conversation {
-            cache: Cache::new(settings, NOW)?,
+            owner: Owner::new(Cache::new(settings, NOW)?),
             pool: Pool::new(Budget::new(BUFFERS)),
             metrics: Metrics::new(config::Config::default(), String::new(), 1, Control::default()),
             batch: None,
@@ -72,7 +74,7 @@ impl Conversation {
     pub fn hear(&mut self, mut packet: &[u8]) -> Result<(), ConversationError> {
         while self.open && !packet.is_empty() {
             let mut batch = self.batch()?;
-            match batch.receive(&mut packet) {
+            match self.owner.receive(&mut batch, PROTOCOL, &mut packet) {
                 Received::Bytes { .. } | Received::Nothing => {}
                 Received::End => self.open = false,
                 Received::NoMemory => return Err(ConversationError::Buffers { wanted: "input" }),
@@ -108,7 +110,7 @@ impl Conversation {
     fn answer(&mut self, batch: &mut Batch) -> Result<(), ConversationError> {
         let context = Context { counters: &self.metrics.threads()[0], metrics: &self.metrics };
         loop {
-            match batch.parse(Limits { max_value: LARGEST_VALUE }) {
+            match batch.parse(PROTOCOL) {
                 Parsed::Some => {}
                 Parsed::None => return Ok(()),
                 Parsed::TooLong => {
@@ -116,9 +118,9 @@ impl Conversation {
                     return Ok(());
                 }
             }
-            execute::prefetch_keys(batch, &self.cache);
-            execute::prefetch_items(batch, &self.cache);
-            execute::execute(batch, &mut self.cache, context);
+            execute::prefetch_keys(batch, self.owner.cache());
+            execute::prefetch_items(batch, self.owner.cache());
+            execute::execute(batch, self.owner.cache(), context);
             if !batch.has_output() && batch.has_commands() {
                 return Err(ConversationError::Buffers { wanted: "output" });
             }
@@ -135,8 +137,9 @@ impl Conversation {
     }
 
     /// As between two events of a session: buffers are held only while there is something in them.
-    fn keep(&mut self, batch: Box<Batch>) {
+    fn keep(&mut self, mut batch: Box<Batch>) {
         if batch.is_empty() || !self.open {
+            batch.abandon(self.owner.cache());
             self.pool.give_back(batch);
             return;
         }

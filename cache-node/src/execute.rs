@@ -1,7 +1,9 @@
 //! Commands and the cache become replies: the only place where protocol and storage meet.
 
-use memcache::{Command, Reply, Span, Verb, write_number, write_value_head};
-use segcache::{ArithmeticError, Cache, Deadline, Item, Mode, NewItem, Outcome, StoreError};
+use std::io::Write;
+
+use memcache::{Command, MetaVerb, Reply, Span, Verb, write_number, write_value_head};
+use segcache::{ArithmeticError, Cache, Deadline, Item, KeyHash, Mode, NewItem, Outcome, Reservation, StoreError};
 
 use crate::buffers::{Batch, Current, OUTPUT_LIMIT, Output};
 use crate::kind::Kind;
@@ -15,7 +17,7 @@ const VALUE_FRAME: usize = 64;
 /// The longest reply that holds no value.
 const SHORT_REPLY: usize = 128;
 /// Keys that are looked up ahead in a retrieval of many, so that their memory is on its way.
-const LOOK_AHEAD: usize = 16;
+const LOOK_AHEAD: usize = 32;
 
 /// Whether the current command is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,50 +40,60 @@ pub struct Context<'a> {
 /// Executes the batch's commands until they are done or there is as much output as may be; the batch then has to be
 /// sent and to come again.
 pub fn execute(batch: &mut Batch, cache: &mut Cache, context: Context<'_>) {
+    execute_to(None, batch, cache, context);
+}
+
+/// As [`execute`]; large values go to `wire` at once.
+pub fn execute_to(mut wire: Option<&mut dyn Write>, batch: &mut Batch, cache: &mut Cache, context: Context<'_>) {
     let is_observed = context.metrics.watch.wants(REQUESTS);
     while !batch.is_output_full() {
-        let Some(current) = batch.current() else { return };
+        // Who observes looks at the reply in the output.
+        let wire = wire.as_mut().filter(|_| !is_observed).map(|wire| &mut **wire as &mut dyn Write);
+        let Some(current) = batch.current(wire) else { return };
         let flow =
             if is_observed { perform_observed(current, cache, context) } else { perform(current, cache, context) };
         if flow == Flow::Pause {
             return;
         }
+        // The value of a store that was rejected.
+        batch.abandon(cache);
         batch.finish_command();
     }
 }
 
 /// Has the index entries of the batch's keys fetched: in a large cache each look-up otherwise waits for main memory
 /// twice. To be called for all batches of a turn first, then [`prefetch_items`], then [`execute`].
-pub fn prefetch_keys(batch: &Batch, cache: &Cache) {
-    let (commands, input) = batch.waiting();
-    commands.iter().filter_map(|command| command.first_key(input)).for_each(|key| cache.prefetch(cache.hash_of(key)));
+pub fn prefetch_keys(batch: &mut Batch, cache: &Cache) {
+    // What has no key gets a hash too, which nobody asks for.
+    batch.note_hashes(|command, input| cache.hash_of(command.first_key(input).unwrap_or_default()));
+    batch.waiting_hashes().iter().for_each(|hash| cache.prefetch(*hash));
 }
 
 /// Has the records of the batch's keys fetched.
 pub fn prefetch_items(batch: &Batch, cache: &Cache) {
-    let (commands, input) = batch.waiting();
-    commands
-        .iter()
-        .filter_map(|command| command.first_key(input))
-        .for_each(|key| cache.prefetch_item(cache.hash_of(key)));
+    batch.waiting_hashes().iter().for_each(|hash| cache.prefetch_item(*hash));
 }
 
 /// The whole of one request's meaning.
 pub fn perform(current: Current<'_>, cache: &mut Cache, context: Context<'_>) -> Flow {
-    let Current { command, input, keys_done, quit, watch, mut output } = current;
+    let Current { command, hash, input, keys_done, reserved, quit, watch, mut output } = current;
     let counters = context.counters;
     let meta = |key: Span, flags: Span| Meta { key: key.of(input), flags: flags.of(input) };
     match command {
         Command::Get { keys, with_cas } => {
             let retrieval = Retrieval { kind: Kind::Get, keys: keys.of(input), with_cas, touch: None };
-            retrieval.perform(keys_done, &mut output, cache, counters)
+            retrieval.perform(hash, keys_done, &mut output, cache, counters)
         }
         Command::GetAndTouch { keys, with_cas, exptime } => {
             let touch = Some(Deadline::from_memcached(exptime, cache.now()));
             let retrieval = Retrieval { kind: Kind::GetAndTouch, keys: keys.of(input), with_cas, touch };
-            retrieval.perform(keys_done, &mut output, cache, counters)
+            retrieval.perform(hash, keys_done, &mut output, cache, counters)
         }
-        Command::Meta { verb, key, flags } => meta(key, flags).perform(verb, &mut output, cache, counters),
+        Command::Meta { verb, key, flags } => {
+            let meta = meta(key, flags);
+            let value = if verb == MetaVerb::Get { meta.value(hash, &mut output, cache, counters) } else { None };
+            value.unwrap_or_else(|| meta.perform(verb, &mut output, cache, counters))
+        }
         Command::MetaSet { key, flags, value } => {
             meta(key, flags).set(Some(value.of(input)), &mut output, cache, counters)
         }
@@ -103,8 +115,9 @@ pub fn perform(current: Current<'_>, cache: &mut Cache, context: Context<'_>) ->
         | Command::Delete { .. }
         | Command::Touch { .. }
         | Command::FlushAll { .. }
-        | Command::MetaNoop => {
-            let (reply, noreply) = change(command, input, cache, counters);
+        | Command::MetaNoop
+        | Command::Ping => {
+            let (reply, noreply) = change(command, input, reserved.take(), cache, counters);
             answer(reply, noreply, &mut output)
         }
         Command::Version
@@ -122,12 +135,18 @@ pub fn perform(current: Current<'_>, cache: &mut Cache, context: Context<'_>) ->
 }
 
 /// What is answered with one line that carries nothing: the line, and whether it is not wanted.
-fn change(command: Command, input: &[u8], cache: &mut Cache, counters: &Counters) -> (Reply, bool) {
+fn change(
+    command: Command,
+    input: &[u8],
+    reserved: Option<Reservation>,
+    cache: &mut Cache,
+    counters: &Counters,
+) -> (Reply, bool) {
     match command {
         Command::Store { verb, key, value, flags, exptime, noreply } => {
             let deadline = Deadline::from_memcached(exptime, cache.now());
             let item = NewItem { key: key.of(input), value: value.of(input), flags, deadline, cas: None };
-            (store(verb, &item, cache, counters), noreply)
+            (store(verb, &item, reserved, cache, counters), noreply)
         }
         Command::StoreTooLarge { verb, key, noreply } => {
             counters.request(Kind::of_store(verb));
@@ -156,6 +175,10 @@ fn change(command: Command, input: &[u8], cache: &mut Cache, counters: &Counters
             cache.flush(flush_time(delay, cache.now()));
             (Reply::Ok, noreply)
         }
+        Command::Ping => {
+            counters.request(Kind::Service);
+            (Reply::Pong, false)
+        }
         // Only `mn` is left.
         _ => {
             counters.request(Kind::Service);
@@ -177,30 +200,47 @@ struct Retrieval<'a> {
 }
 
 impl Retrieval<'_> {
-    /// Answers the keys behind the first `keys_done` bytes, as many as the output has room for.
-    fn perform(&self, keys_done: &mut usize, output: &mut Output<'_>, cache: &mut Cache, counters: &Counters) -> Flow {
+    /// Answers the keys behind the first `keys_done` bytes, as many as the output has room for. `first` is the hash of
+    /// the first key of all, where it was computed before.
+    fn perform(
+        &self,
+        first: Option<KeyHash>,
+        keys_done: &mut usize,
+        output: &mut Output<'_>,
+        cache: &mut Cache,
+        counters: &Counters,
+    ) -> Flow {
         if *keys_done == 0 {
             counters.request(self.kind);
         }
-        let mut looked_up = 0_usize;
+        let first = first.unwrap_or_else(|| cache.hash_of(next_key(self.keys, 0).map_or(&[], |(key, _)| key)));
+        let (mut hashes, mut looked_up) = ([first; LOOK_AHEAD], 0);
         while let Some((key, end)) = next_key(self.keys, *keys_done) {
             if output.length() >= OUTPUT_LIMIT {
                 return Flow::Pause;
             }
-            if looked_up.is_multiple_of(LOOK_AHEAD) && end < self.keys.len() {
-                look_ahead(self.keys, *keys_done, cache);
+            let place = looked_up % LOOK_AHEAD;
+            if place == 0 && end < self.keys.len() {
+                look_ahead(self.keys, *keys_done, cache, &mut hashes);
+            } else if place == 0 && *keys_done > 0 {
+                hashes[0] = cache.hash_of(key);
             }
             looked_up += 1;
-            match self.look_up(key, cache) {
+            match self.look_up(hashes[place], key, cache) {
                 Ok(Some(item)) => {
                     let Some(out) = output.room(key.len() + item.value.len() + VALUE_FRAME) else {
                         return Flow::Pause;
                     };
                     write_value_head(out, key, item.flags, item.value.len(), self.with_cas.then_some(item.cas));
-                    out.extend_from_slice(item.value);
-                    out.extend_from_slice(b"\r\n");
+                    // With the last value goes the end of all: a call of the system of its own for five bytes would cost
+                    // as much as copying the value.
+                    let is_last = end == self.keys.len();
+                    output.put_value(item.value, if is_last { b"\r\nEND\r\n" } else { b"\r\n" });
                     counters.hit(self.kind);
                     counters.value_bytes(self.kind, item.value.len());
+                    if is_last {
+                        return Flow::Done;
+                    }
                 }
                 Ok(None) => counters.miss(self.kind),
                 // The item is served all the same to the next reader; this one is told why it is not touched.
@@ -214,9 +254,9 @@ impl Retrieval<'_> {
         write(Reply::End.text(), output)
     }
 
-    fn look_up<'c>(&self, key: &[u8], cache: &'c mut Cache) -> Result<Option<Item<'c>>, StoreError> {
+    fn look_up<'c>(&self, hash: KeyHash, key: &[u8], cache: &'c mut Cache) -> Result<Option<Item<'c>>, StoreError> {
         match self.touch {
-            None => Ok(cache.get(key)),
+            None => Ok(cache.get_hashed(hash, key)),
             Some(deadline) => cache.get_and_touch(key, deadline),
         }
     }
@@ -229,22 +269,25 @@ pub fn next_key(keys: &[u8], from: usize) -> Option<(&[u8], usize)> {
     Some((&keys[start..end], end))
 }
 
-/// Has the memory of the next keys fetched.
-fn look_ahead(keys: &[u8], from: usize, cache: &Cache) {
-    let ahead = || {
-        let mut at = from;
-        std::iter::from_fn(move || {
-            let (key, end) = next_key(keys, at)?;
-            at = end;
-            Some(key)
-        })
-        .take(LOOK_AHEAD)
-    };
-    ahead().for_each(|key| cache.prefetch(cache.hash_of(key)));
-    ahead().for_each(|key| cache.prefetch_item(cache.hash_of(key)));
+/// Has the memory of the next keys fetched, and notes their hashes.
+fn look_ahead(keys: &[u8], from: usize, cache: &Cache, hashes: &mut [KeyHash; LOOK_AHEAD]) {
+    let (mut at, mut count) = (from, 0);
+    while let Some((key, end)) = next_key(keys, at).filter(|_| count < LOOK_AHEAD) {
+        hashes[count] = cache.hash_of(key);
+        cache.prefetch(hashes[count]);
+        (at, count) = (end, count + 1);
+    }
+    hashes[..count].iter().for_each(|hash| cache.prefetch_item(*hash));
 }
 
-fn store(verb: Verb, item: &NewItem<'_>, cache: &mut Cache, counters: &Counters) -> Reply {
+/// Stores the item, with the value that is in the cache already where there is one.
+fn store(
+    verb: Verb,
+    item: &NewItem<'_>,
+    reserved: Option<Reservation>,
+    cache: &mut Cache,
+    counters: &Counters,
+) -> Reply {
     let kind = Kind::of_store(verb);
     counters.request(kind);
     let mode = match verb {
@@ -255,11 +298,15 @@ fn store(verb: Verb, item: &NewItem<'_>, cache: &mut Cache, counters: &Counters)
         Verb::Prepend => Mode::Prepend,
         Verb::Cas(expected) => Mode::Cas(expected),
     };
-    let result = cache.store(mode, item);
+    let length = reserved.as_ref().map_or(item.value.len(), Reservation::length);
+    let result = match reserved {
+        Some(reservation) => cache.commit(reservation, mode),
+        None => cache.store(mode, item),
+    };
     match result {
         Ok(Outcome::Stored { .. }) => {
             counters.hit(kind);
-            counters.value_bytes(kind, item.value.len());
+            counters.value_bytes(kind, length);
             Reply::Stored
         }
         Ok(Outcome::NotStored) => {
@@ -354,7 +401,7 @@ mod tests {
     use crate::buffers::{Budget, Parsed, Pool, Received, Sent};
     use crate::control::Control;
     use crate::metrics::Metrics;
-    use memcache::Limits;
+    use memcache::{Limits, Protocol};
     use segcache::{Cache, Eviction, Settings};
     use std::io;
 
@@ -385,14 +432,14 @@ mod tests {
         let mut cache = Cache::new(settings, 1_800_000_000).unwrap();
         let mut pool = Pool::new(Budget::new(4 << 20));
         let context = Context { counters: &metrics.threads()[0], metrics: &metrics };
-        let limits = Limits { max_value: 1 << 20 };
+        let protocol = Protocol::Memcached(Limits { max_value: 1 << 20 });
         let mut serve = |request: &[u8]| {
             let mut batch = pool.take().unwrap();
             let mut stream = request;
             while !stream.is_empty() {
                 assert!(matches!(batch.receive(&mut stream), Received::Bytes { .. }));
-                while batch.parse(limits) == Parsed::Some {
-                    prefetch_keys(&batch, &cache);
+                while batch.parse(protocol) == Parsed::Some {
+                    prefetch_keys(&mut batch, &cache);
                     prefetch_items(&batch, &cache);
                     execute(&mut batch, &mut cache, context);
                     assert!(matches!(batch.send(&mut io::sink()), Sent::All));

@@ -89,6 +89,7 @@ impl Kind {
             | Command::Watch { .. }
             | Command::Discover
             | Command::Dump
+            | Command::Ping
             | Command::Quit => Kind::Service,
             Command::Reject { .. } => Kind::Invalid,
         }

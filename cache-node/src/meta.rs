@@ -1,7 +1,7 @@
 //! Meta commands and the cache become replies; the classic ones are in `execute.rs`.
 
 use memcache::{MAX_KEY_LENGTH, MetaFlags, MetaOptions, MetaVerb, Reply, write_number};
-use segcache::{ArithmeticError, Cache, Deadline, Item, Mode, NewItem, Outcome, StoreError};
+use segcache::{ArithmeticError, Cache, Deadline, Item, KeyHash, Mode, NewItem, Outcome, StoreError};
 
 use crate::buffers::Output;
 use crate::execute::{Flow, server_error, write};
@@ -76,6 +76,40 @@ impl Meta<'_> {
             // The parser gives `ms` a command of its own, with its value.
             MetaVerb::Set => Flow::Done,
         }
+    }
+
+    /// `mg` of nothing but the value, which is nearly all that is asked: one look-up, like a `get`. None where there is
+    /// more to be told.
+    pub fn value(
+        &self,
+        hash: Option<KeyHash>,
+        output: &mut Output<'_>,
+        cache: &mut Cache,
+        counters: &Counters,
+    ) -> Option<Flow> {
+        if self.flags != b"v" {
+            return None;
+        }
+        let hash = hash.unwrap_or_else(|| cache.hash_of(self.key));
+        let found = cache.get_hashed(hash, self.key);
+        if found.is_some_and(|item| item.stale || item.won) {
+            return None;
+        }
+        let length = found.map_or(0, |item| item.value.len());
+        let Some(out) = output.room(length + FRAME) else { return Some(Flow::Pause) };
+        counters.request(Kind::Get);
+        if let Some(item) = found {
+            counters.hit(Kind::Get);
+            counters.value_bytes(Kind::Get, length);
+            out.extend_from_slice(b"VA ");
+            write_number(out, length as u64);
+            out.extend_from_slice(b"\r\n");
+            output.put_value(item.value, b"\r\n");
+        } else {
+            counters.miss(Kind::Get);
+            out.extend_from_slice(b"EN\r\n");
+        }
+        Some(Flow::Done)
     }
 
     fn options<'r>(&'r self, room: &'r mut [u8; MAX_KEY_LENGTH]) -> Option<(MetaOptions, &'r [u8])> {

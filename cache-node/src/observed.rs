@@ -1,7 +1,7 @@
 //! Requests that someone watches: executed as all others are, and told of.
 
 use memcache::{Command, MetaFlags, MetaOptions, MetaVerb, Streams, Verb};
-use segcache::Cache;
+use segcache::{Cache, Reservation};
 
 use crate::buffers::Current;
 use crate::execute::{Context, Flow, next_key, perform};
@@ -12,19 +12,21 @@ pub const REQUESTS: Streams = Streams::FETCHERS.and(Streams::MUTATIONS);
 
 /// Executes the command, and tells what it looked up or stored.
 pub fn perform_observed(current: Current<'_>, cache: &mut Cache, context: Context<'_>) -> Flow {
-    let Current { command, input, keys_done, quit, watch, mut output } = current;
+    let Current { command, hash, input, keys_done, reserved, quit, watch, mut output } = current;
     let fetched = fetches(&command, input, cache);
     let before = output.length();
     // What happened is read off the reply; the client that wants none gets none all the same.
     let (command, silent) = aloud(command);
-    let output_again = output.again();
-    let flow = perform(Current { command, input, keys_done, quit, watch, output: output_again }, cache, context);
+    let received = reserved.as_ref().map(Reservation::length);
+    let again = Current { command, hash, input, keys_done, reserved, quit, watch, output: output.again() };
+    let flow = perform(again, cache, context);
     if flow == Flow::Pause {
         return flow;
     }
     fetched.into_iter().for_each(|event| context.metrics.watch.tell(event));
     if let Some((key, name, size)) = store(&command, input) {
         let status = status(output.behind(before));
+        let size = received.unwrap_or(size);
         context.metrics.watch.tell(Event::Store { key: key.into(), command: name, status, size });
     }
     if silent {

@@ -1,5 +1,7 @@
 //! One connection, and all connections of a worker.
 
+use std::io::Write;
+
 use mio::Token;
 use slab::Slab;
 
@@ -64,6 +66,17 @@ impl Session {
     pub fn is_between_requests(&self) -> bool {
         let holds_nothing = self.batch.is_none() && self.rest.is_none() && !self.in_flight;
         holds_nothing && !self.readable && !self.ending && !self.ended && !self.starved
+    }
+
+    /// Whether it holds what others may wait for. One that waits itself is waited for only where it has got a part of
+    /// what it needs: two of those could wait for each other.
+    pub fn stands_in_the_way(&self) -> bool {
+        self.batch.as_ref().is_some_and(|batch| !self.starved || batch.has_grown())
+    }
+
+    /// Where large values can be passed to: the socket, while it takes bytes.
+    pub fn wire(&mut self) -> Option<&mut dyn Write> {
+        if self.writable { Some(&mut self.transport) } else { None }
     }
 }
 

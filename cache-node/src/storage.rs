@@ -1,14 +1,15 @@
 //! Where commands are executed: in the worker itself, or on the storage thread.
 
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use memcache::Streams;
-use segcache::{Cache, Deadline, Evicted, Evictions};
+use memcache::{Announced, Protocol, Streams};
+use segcache::{Cache, Deadline, Evicted, Evictions, NewItem};
 
 use crate::bell::Bell;
-use crate::buffers::Batch;
+use crate::buffers::{Batch, Received};
 use crate::clock::Instant;
 use crate::execute::{self, Context};
 use crate::link::{StorageEnd, WorkerEnd};
@@ -49,15 +50,37 @@ impl Storage {
         }
     }
 
-    /// Executes a batch, or keeps it for [`Storage::publish`].
-    pub fn execute(&mut self, mut batch: Box<Batch>, counters: &Counters, metrics: &Metrics) -> Submitted {
+    /// Reads once from `stream`; where a large value is on its way, into the cache.
+    pub fn receive(&mut self, batch: &mut Batch, protocol: Protocol, stream: &mut impl Read) -> Received {
+        match self {
+            Storage::Inline(owner) => owner.receive(batch, protocol, stream),
+            Storage::Thread(_) => batch.receive(stream),
+        }
+    }
+
+    /// Gives back what a batch whose connection has ended holds of the cache.
+    pub fn abandon(&mut self, batch: &mut Batch) {
+        if let Storage::Inline(owner) = self {
+            batch.abandon(&mut owner.cache);
+        }
+    }
+
+    /// Executes a batch, or keeps it for [`Storage::publish`]. Large values go to `wire` at once, where there is one and
+    /// the worker has the cache.
+    pub fn execute(
+        &mut self,
+        mut batch: Box<Batch>,
+        wire: Option<&mut dyn Write>,
+        counters: &Counters,
+        metrics: &Metrics,
+    ) -> Submitted {
         match self {
             Storage::Inline(owner) => {
-                if batch.waiting().0.len() > 1 {
-                    execute::prefetch_keys(&batch, &owner.cache);
+                if batch.is_worth_prefetching() {
+                    execute::prefetch_keys(&mut batch, &owner.cache);
                     execute::prefetch_items(&batch, &owner.cache);
                 }
-                execute::execute(&mut batch, &mut owner.cache, Context { counters, metrics });
+                execute::execute_to(wire, &mut batch, &mut owner.cache, Context { counters, metrics });
                 Submitted::Executed(batch)
             }
             Storage::Thread(link) => {
@@ -105,6 +128,29 @@ impl Owner {
     #[must_use]
     pub fn new(cache: Cache) -> Owner {
         Owner { cache, published: Instant::default(), maintenance_left: false, evictions_watched: false }
+    }
+
+    /// The cache itself.
+    pub fn cache(&mut self) -> &mut Cache {
+        &mut self.cache
+    }
+
+    /// Reads once from `stream`; where a large value is on its way, into the cache.
+    pub fn receive(&mut self, batch: &mut Batch, protocol: Protocol, stream: &mut impl Read) -> Received {
+        self.make_room(batch, protocol);
+        batch.receive_into(stream, &mut self.cache)
+    }
+
+    /// Makes room in the cache for a large value whose line has come. Where there is none for now, it is received as any
+    /// other, and the store tells what is wrong.
+    fn make_room(&mut self, batch: &mut Batch, protocol: Protocol) {
+        let Some((announced, input)) = batch.announced(protocol) else { return };
+        let Announced { key, flags, exptime, length, .. } = announced;
+        let deadline = Deadline::from_memcached(exptime, self.cache.now());
+        let item = NewItem { key: key.of(input), value: &[], flags, deadline, cas: None };
+        if let Ok(reservation) = self.cache.reserve(&item, length) {
+            batch.begin_filling(announced, reservation, &mut self.cache);
+        }
     }
 
     fn advance(&mut self, now: Instant, metrics: &Metrics) {
@@ -189,7 +235,7 @@ impl StorageThread {
             turn.push(batch);
         }
         let worked = !turn.is_empty();
-        turn.iter().for_each(|batch| execute::prefetch_keys(batch, &owner.cache));
+        turn.iter_mut().for_each(|batch| execute::prefetch_keys(batch, &owner.cache));
         turn.iter().for_each(|batch| execute::prefetch_items(batch, &owner.cache));
         for mut batch in turn.drain(..) {
             execute::execute(&mut batch, &mut owner.cache, Context { counters, metrics });

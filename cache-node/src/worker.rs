@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use memcache::{Limits, Streams};
+use memcache::{Limits, Protocol, Streams};
 use mio::net::TcpStream;
 use mio::{Events, Poll, Token, Waker};
 use tracing::debug;
@@ -70,7 +70,7 @@ pub struct Worker {
     slow: Option<SlowLog>,
     counters: Arc<Counters>,
     metrics: Arc<Metrics>,
-    limits: Limits,
+    protocol: Protocol,
     idle_timeout_us: Option<u64>,
     /// Sessions that had used up their steps before they were done.
     unfinished: Vec<SessionId>,
@@ -148,7 +148,7 @@ impl Worker {
             balance,
             slow: SlowLog::new(metrics.config.slow_command),
             counters,
-            limits: Limits { max_value: usize::try_from(metrics.config.max_item_size.0).unwrap_or(usize::MAX) },
+            protocol: protocol(&metrics.config),
             idle_timeout_us: (idle_timeout_us > 0).then_some(idle_timeout_us),
             metrics,
             unfinished: Vec::new(),
@@ -289,6 +289,8 @@ impl Worker {
             return;
         }
         self.retried = self.now;
+        // What this worker keeps for later may be what its own sessions wait for.
+        self.pool.release();
         for _ in 0..self.starved.len() {
             let Some(id) = self.starved.pop_front() else { return };
             self.metrics.budget.count_waiting(-1);
@@ -334,7 +336,7 @@ impl Worker {
                     break;
                 }
             } else if !batch.executed.is_empty() {
-                // Nobody wanted an answer.
+                // Nobody wanted an answer, or all of it went to the socket at once.
                 self.counters.took(self.metrics.clock.now().since(batch.arrived), &mut batch.executed);
             }
             if batch.quit {
@@ -345,11 +347,12 @@ impl Worker {
                 turn = Turn::Watch(ticket);
                 break;
             }
-            match batch.parse(self.limits) {
-                Parsed::Some => match self.storage.execute(batch, &self.counters, &self.metrics) {
+            match batch.parse(self.protocol) {
+                Parsed::Some => match self.storage.execute(batch, session.wire(), &self.counters, &self.metrics) {
                     Submitted::Executed(executed) => {
                         batch = executed;
-                        if batch.has_commands() && !batch.has_output() {
+                        let has_passed = note_passed(session, &mut batch, &self.counters, &self.metrics);
+                        if batch.has_commands() && !batch.has_output() && !has_passed {
                             turn = Turn::Starved;
                             break;
                         }
@@ -363,8 +366,13 @@ impl Worker {
                     turn = Turn::Over(Ending::LineTooLong);
                     break;
                 }
-                Parsed::None if !receive(session, &mut batch, &self.counters, self.now, &mut turn) => break,
-                Parsed::None => {}
+                Parsed::None => {
+                    let storage =
+                        |batch: &mut Batch, stream: &mut Transport| self.storage.receive(batch, self.protocol, stream);
+                    if !receive(session, &mut batch, storage, &self.counters, self.now, &mut turn) {
+                        break;
+                    }
+                }
             }
         }
         if matches!(turn, Turn::Rest) && batch.is_empty() {
@@ -418,7 +426,8 @@ impl Worker {
             Ending::Stalled => self.counters.stalled_closed.add(1),
             _ => {}
         }
-        if let Some(batch) = session.batch {
+        if let Some(mut batch) = session.batch {
+            self.storage.abandon(&mut batch);
             self.pool.give_back(batch);
         }
         self.counters.closed.add(1);
@@ -461,7 +470,7 @@ impl Worker {
             None
         } else if self.idle_timeout_us.is_some_and(|limit| silent > limit) {
             Some(Ending::Idle)
-        } else if others_wait && session.batch.is_some() && !session.starved && silent > STALL_US {
+        } else if others_wait && silent > STALL_US && session.stands_in_the_way() {
             Some(Ending::Stalled)
         } else {
             None
@@ -502,8 +511,25 @@ fn send(session: &mut Session, batch: &mut Batch, counters: &Counters, metrics: 
     }
 }
 
+/// Takes account of what execution has passed to the socket; says whether it has.
+fn note_passed(session: &mut Session, batch: &mut Batch, counters: &Counters, metrics: &Metrics) -> bool {
+    let passed = batch.take_passed();
+    if passed > 0 {
+        session.active = metrics.clock.now();
+        counters.bytes_out.add(passed as u64);
+    }
+    passed > 0
+}
+
 /// Reads what there is; says no where the turn is over, with how in `turn`.
-fn receive(session: &mut Session, batch: &mut Batch, counters: &Counters, now: Instant, turn: &mut Turn) -> bool {
+fn receive(
+    session: &mut Session,
+    batch: &mut Batch,
+    read: impl FnOnce(&mut Batch, &mut Transport) -> Received,
+    counters: &Counters,
+    now: Instant,
+    turn: &mut Turn,
+) -> bool {
     if session.ended {
         *turn = Turn::Over(Ending::Client);
         return false;
@@ -512,7 +538,7 @@ fn receive(session: &mut Session, batch: &mut Batch, counters: &Counters, now: I
         *turn = Turn::Rest;
         return false;
     }
-    match batch.receive(&mut session.transport) {
+    match read(batch, &mut session.transport) {
         Received::Bytes { count, drained } => {
             // A short read has emptied the socket, and the next bytes make an event of their own; but the end that was
             // already reported makes none.
@@ -539,6 +565,15 @@ fn receive(session: &mut Session, batch: &mut Batch, counters: &Counters, now: I
             *turn = Turn::Over(Ending::Broken(error));
             false
         }
+    }
+}
+
+fn protocol(config: &config::Config) -> Protocol {
+    match config.protocol {
+        config::Protocol::Memcached => {
+            Protocol::Memcached(Limits { max_value: usize::try_from(config.max_item_size.0).unwrap_or(usize::MAX) })
+        }
+        config::Protocol::Ping => Protocol::Ping,
     }
 }
 

@@ -162,6 +162,10 @@ impl Bench<'_> {
                     None => Err("it was not started".to_owned()),
                 };
                 match sample {
+                    // Better no figure than zero: a server that takes no time would win every comparison.
+                    Ok(sample) if sample.cpu_request <= 0.0 => {
+                        *cell = Err("the kernel told no processor time of the server".to_owned());
+                    }
                     Ok(sample) => samples.push(sample),
                     Err(reason) => *cell = Err(reason),
                 }

@@ -42,7 +42,8 @@ impl Report {
     fn cpu(&self) -> Option<(f64, f64, f64)> {
         let (before, after) = self.measured.usage?;
         let time = after.at.duration_since(before.at).as_nanos() as f64;
-        let used = after.cpu.saturating_sub(before.cpu) as f64;
+        // Less than before: a thread has ended, and what it used is no longer told.
+        let used = after.cpu.checked_sub(before.cpu)? as f64;
         // The two readings are not exactly the window's ends.
         let share = time / (self.seconds * 1e9).max(1.0);
         let per = |count: u64| used / (count as f64 * share).max(1.0);

@@ -169,7 +169,8 @@ fn half_a_line_takes_no_buffer() -> Outcome {
 /// Sessions hold all buffers with values that do not come: those that wait are served when these have to make way.
 #[test]
 fn sessions_that_hold_all_buffers_make_way() -> Outcome {
-    let node = Node::start("bufferMemory: 2Mi\n")?;
+    // A worker that has the cache itself would receive such values straight into it.
+    let node = Node::start("bufferMemory: 2Mi\nstorageThread: Always\n")?;
     let mut holders = Vec::new();
     for _ in 0..16 {
         let mut holder = node.client()?;

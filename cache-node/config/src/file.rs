@@ -26,6 +26,9 @@ pub struct Config {
     /// Where clients connect. Default: `127.0.0.1:11211`.
     #[serde(skip_serializing_if = "is_default::listen")]
     pub listen: SocketAddr,
+    /// What clients speak. Default: `Memcached`.
+    #[serde(skip_serializing_if = "is_default::protocol")]
+    pub protocol: Protocol,
     /// Where `/livez` and `/readyz` are served. Default: nowhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health: Option<SocketAddr>,
@@ -77,6 +80,16 @@ pub struct Config {
     pub pinning: Vec<u16>,
 }
 
+/// What clients speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Protocol {
+    /// The memcached text protocol.
+    #[default]
+    Memcached,
+    /// `PING` is answered with `PONG`, and everything else with `ERROR`: what a node costs that stores nothing.
+    Ping,
+}
+
 /// What makes room when memory is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Eviction {
@@ -112,6 +125,7 @@ impl Default for Config {
         Config {
             version: NEWEST_VERSION,
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), crate::DATA_PORT),
+            protocol: Protocol::Memcached,
             health: None,
             admin: None,
             memory: Bytes(64 << 20),
@@ -141,6 +155,7 @@ mod is_default {
     }
     compare!(
         listen: std::net::SocketAddr,
+        protocol: super::Protocol,
         memory: super::Bytes,
         buffer_memory: super::Bytes,
         workers: u16,
@@ -307,6 +322,7 @@ mod tests {
             ("version: 1\n\nmemory: 64MB\n", "64MB", "line 3"),
             ("version: 1\nworkers: 0\n", "workers: 0", "line 2"),
             ("eviction: Lru\n", "Lru", "line 1"),
+            ("protocol: Pong\n", "Pong", "line 1"),
             ("listen: nowhere\n", "listen", "line 1"),
             ("memory: 8Mi\nmaxItemSize: 4Mi\n", "memory: 8Mi", "line 1"),
             ("maxItemSize: 2Mi\nbufferMemory: 3Mi\n", "bufferMemory: 3Mi", "line 2"),

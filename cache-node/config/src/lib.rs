@@ -10,7 +10,7 @@ mod status;
 mod units;
 
 pub use budget::{Budget, BudgetError};
-pub use file::{Config, ConfigError, Eviction, NEWEST_VERSION, OLDEST_VERSION, StorageThread};
+pub use file::{Config, ConfigError, Eviction, NEWEST_VERSION, OLDEST_VERSION, Protocol, StorageThread};
 pub use latency::{LATENCY_BUCKETS, LATENCY_OCTAVES, Latencies, latency_bucket};
 pub use status::{Connections, Items, Memory, Phase, Requests, Status};
 pub use units::{Bytes, Duration, UnitError};

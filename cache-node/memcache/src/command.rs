@@ -186,6 +186,8 @@ pub enum Command {
     },
     /// `mn`, the meta command that does nothing.
     MetaNoop,
+    /// `PING` of the ping protocol.
+    Ping,
     /// `quit`: the replies so far, then the end of the connection.
     Quit,
     /// Something that cannot be done, with its answer.

@@ -7,12 +7,14 @@ mod command;
 mod meta;
 mod number;
 mod parse;
+mod ping;
 mod plain;
 mod reply;
 mod streams;
 
 pub use command::{Command, Rejection, Span, Verb};
 pub use meta::{MetaFlags, MetaOptions, MetaVerb};
-pub use parse::{LONGEST_LINE, LONGEST_RETRIEVAL, Limits, MAX_KEY_LENGTH, Step, parse};
+pub use parse::{LONGEST_LINE, LONGEST_RETRIEVAL, Limits, MAX_KEY_LENGTH, Protocol, Step, parse};
+pub use plain::Announced;
 pub use reply::{Reply, write_number, write_value_head};
 pub use streams::Streams;

@@ -5,7 +5,8 @@ mod service;
 use crate::command::{Command, Rejection, Span, Verb};
 use crate::meta::{MOST_WORDS, MetaFlags, MetaOptions, MetaVerb};
 use crate::number;
-use crate::plain;
+use crate::plain::Announced;
+use crate::{ping, plain};
 
 /// The longest key in bytes.
 pub const MAX_KEY_LENGTH: usize = 250;
@@ -28,6 +29,37 @@ const MOST_TOKENS: usize = 7;
 pub struct Limits {
     /// The largest value in bytes that may be stored.
     pub max_value: usize,
+}
+
+/// How the bytes of a connection are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// The memcached text protocol.
+    Memcached(Limits),
+    /// `PING` and `PONG`, and nothing else.
+    Ping,
+}
+
+impl Protocol {
+    /// As [`parse`], in this protocol.
+    #[must_use]
+    #[inline]
+    pub fn parse(self, input: &[u8], start: usize, scanned: usize) -> Step {
+        match self {
+            Protocol::Memcached(limits) => parse(input, start, scanned, limits),
+            Protocol::Ping => ping::parse(input, start, scanned),
+        }
+    }
+
+    /// The store that `input` begins with, where its line is whole and of the form that clients usually send, so that
+    /// its value can be received elsewhere than behind it.
+    #[must_use]
+    pub fn announced(self, input: &[u8]) -> Option<Announced> {
+        match self {
+            Protocol::Memcached(limits) => plain::announced(input, limits),
+            Protocol::Ping => None,
+        }
+    }
 }
 
 /// What stands at the start of the unparsed bytes.

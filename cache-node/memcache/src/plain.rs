@@ -45,6 +45,46 @@ fn set(input: &[u8], at: usize, limits: Limits) -> Option<Step> {
     Some(Step::Command { command, next })
 }
 
+/// A store of which the line is whole: what it says of the value behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// Which store; none that compares a CAS.
+    pub verb: Verb,
+    /// The key.
+    pub key: Span,
+    /// The client's flags.
+    pub flags: u32,
+    /// The expiry time as the client gave it.
+    pub exptime: i64,
+    /// Whether to stay silent.
+    pub noreply: bool,
+    /// Where the value begins.
+    pub value: usize,
+    /// Its length, which is within the limit.
+    pub length: usize,
+}
+
+/// The store that `input` begins with, where its line is plain and whole, so that its value can be received elsewhere.
+pub(crate) fn announced(input: &[u8], limits: Limits) -> Option<Announced> {
+    const VERBS: [(&[u8], Verb); 5] = [
+        (b"set ", Verb::Set),
+        (b"add ", Verb::Add),
+        (b"replace ", Verb::Replace),
+        (b"append ", Verb::Append),
+        (b"prepend ", Verb::Prepend),
+    ];
+    let (word, verb) = VERBS.into_iter().find(|(word, _)| input.starts_with(word))?;
+    let (key, end) = key(input, word.len())?;
+    let (flags, end) = number(input, space(input, end)?, MOST_SHORT_DIGITS)?;
+    let (exptime, end) = number(input, space(input, end)?, MOST_DIGITS)?;
+    let (length, end) = number(input, space(input, end)?, MOST_SHORT_DIGITS)?;
+    let noreply = input[end..].starts_with(b" noreply");
+    let value = line_end(input, if noreply { end + b" noreply".len() } else { end })?;
+    let length = length as usize;
+    let (flags, exptime) = (flags as u32, exptime as i64);
+    (length <= limits.max_value).then_some(Announced { verb, key, flags, exptime, noreply, value, length })
+}
+
 fn meta_get(input: &[u8], at: usize) -> Option<Step> {
     let (key, end) = key(input, at)?;
     let (flags, end) = bare_flags(input, end)?;
@@ -138,8 +178,8 @@ fn bare_flags(input: &[u8], at: usize) -> Option<(Span, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{request, word_end};
-    use crate::command::Command;
+    use super::{Announced, announced, request, word_end};
+    use crate::command::{Command, Span};
     use crate::parse::{Limits, Step, parse_any};
     use proptest::prelude::{Just, Strategy, any};
     use proptest::{collection::vec, prop_assert_eq, prop_oneof, proptest};
@@ -185,6 +225,26 @@ mod tests {
             let at = at.min(input.len());
             let expected = input[at..].iter().position(|byte| *byte <= b' ').map_or(input.len(), |end| at + end);
             prop_assert_eq!(word_end(&input, at), expected);
+        }
+    }
+
+    #[test]
+    fn an_announced_store_is_the_one_that_comes() {
+        for line in ["set", "add", "replace", "append", "prepend"]
+            .iter()
+            .flat_map(|verb| ["", " noreply"].map(|end| format!("{verb} key 7 60 5{end}\r\n")))
+        {
+            let found = announced(line.as_bytes(), LIMITS).unwrap();
+            let whole = line.clone() + "value\r\n";
+            let Step::Command { command, .. } = parse_any(whole.as_bytes(), 0, 0, LIMITS) else { panic!("{line}") };
+            let Announced { verb, key, flags, exptime, noreply, value, length } = found;
+            let value = Span::new(value, length);
+            assert_eq!(command, Command::Store { verb, key, value, flags, exptime, noreply }, "{line}");
+        }
+        for line in
+            ["set key 7 60 5", "set key 7 60 1001\r\n", "cas key 0 0 5 1\r\n", "set key 0 0 5  \r\n", "get key\r\n"]
+        {
+            assert_eq!(announced(line.as_bytes(), LIMITS), None, "{line}");
         }
     }
 

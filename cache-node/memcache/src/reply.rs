@@ -21,6 +21,8 @@ pub enum Reply {
     End,
     /// `mn`.
     MetaNoop,
+    /// `PING` of the ping protocol.
+    Pong,
     /// `stats reset` was done.
     Reset,
     /// An `incr` or `decr` of something that is not a number.
@@ -59,6 +61,7 @@ impl Reply {
             Reply::Ok => b"OK\r\n",
             Reply::End => b"END\r\n",
             Reply::MetaNoop => b"MN\r\n",
+            Reply::Pong => b"PONG\r\n",
             Reply::Reset => b"RESET\r\n",
             Reply::NotANumber => b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n",
             Reply::TooLarge => b"SERVER_ERROR object too large for cache\r\n",

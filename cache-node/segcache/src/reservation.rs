@@ -30,6 +30,12 @@ pub struct Reservation {
 }
 
 impl Reservation {
+    /// The length of the whole value.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
     /// The bytes of the value that have not been filled in yet.
     #[must_use]
     pub fn missing(&self) -> usize {
