@@ -125,10 +125,13 @@ impl Cache {
 
     /// Works on jobs until they have looked at so many records; says whether there is more to do.
     fn work(&mut self, records: usize) -> bool {
+        // Not when there is no job left: a cache that is full and written to always has one. A large item takes the place
+        // of many small ones, so the index shrinks by as many steps as the write's share of work has.
+        let is_shrinking = (0..records.div_ceil(BATCH)).all(|_| self.tend_index());
         let mut left = records;
         while left > 0 {
             let Some(job) = self.maintenance.job.take().or_else(|| self.next_job()) else {
-                return self.tend_index() || self.maintenance.is_searching();
+                return is_shrinking || self.maintenance.is_searching();
             };
             self.maintenance.job = self.step(job);
             left = left.saturating_sub(BATCH);
