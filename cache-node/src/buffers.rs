@@ -9,6 +9,7 @@ use memcache::{Command, LONGEST_RETRIEVAL, Limits, Step};
 use crate::clock::Instant;
 use crate::kind::{Kind, Tally};
 use crate::session::SessionId;
+use crate::tls::stream::HANDSHAKE_RECORD;
 use crate::watch::Ticket;
 
 /// A fresh batch's input: one read takes at most so much.
@@ -70,8 +71,19 @@ impl Budget {
         self.waiting.fetch_add(change, Ordering::Relaxed);
     }
 
+    /// Whether `bytes` are left.
+    #[must_use]
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.used().saturating_add(bytes) <= self.limit
+    }
+
+    /// Counts `bytes` that are taken already, whether they are left or not.
+    pub fn take_anyway(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Takes `bytes` from the budget; takes nothing and says no where they are not left.
-    fn take(&self, bytes: usize) -> bool {
+    pub fn take(&self, bytes: usize) -> bool {
         self.take_up_to(self.limit, bytes)
     }
 
@@ -85,7 +97,8 @@ impl Budget {
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
-    fn give_back(&self, bytes: usize) {
+    /// Gives back what was taken.
+    pub fn give_back(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
@@ -287,8 +300,16 @@ impl Batch {
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Received::Nothing,
             Err(error) if error.kind() == ErrorKind::Interrupted => Received::Bytes { count: 0, drained: false },
+            // A TLS stream must keep the beginnings of records.
+            Err(error) if error.kind() == ErrorKind::OutOfMemory => Received::NoMemory,
             Err(error) => Received::Broken(error),
         }
+    }
+
+    /// Whether the input begins as a TLS handshake does, which no command does.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.input.bytes[..self.input.filled].first() == Some(&HANDSHAKE_RECORD)
     }
 
     /// Makes the input as large as the command that it begins with needs; says no where the budget does not allow it.

@@ -33,6 +33,7 @@ mod session;
 pub mod signals;
 mod statistics;
 mod storage;
+mod tls;
 mod transport;
 mod watch;
 mod worker;

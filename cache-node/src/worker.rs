@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use memcache::{Limits, Streams};
-use mio::net::TcpStream;
 use mio::{Events, Poll, Token, Waker};
 use tracing::debug;
 
@@ -47,7 +46,7 @@ pub enum WorkerError {
 /// One thread that serves sessions.
 pub struct Worker {
     poll: Poll,
-    arrivals: rtrb::Consumer<TcpStream>,
+    arrivals: rtrb::Consumer<Transport>,
     sessions: Sessions,
     pool: Pool,
     storage: Storage,
@@ -68,6 +67,8 @@ pub struct Worker {
     swept: Instant,
     /// Sessions were told that the node closes.
     closing: bool,
+    /// When trust had last shrunk as sessions were last looked at for it.
+    trust_epoch: u64,
 }
 
 /// How a session's turn ended.
@@ -97,6 +98,12 @@ enum Ending {
     Idle,
     #[error("it held buffers that others waited for")]
     Stalled,
+    #[error("it was as old as maxConnectionAge allows")]
+    Aged,
+    #[error("its certificate is not trusted any more")]
+    Untrusted,
+    #[error("the client speaks TLS, and this port does not")]
+    Tls,
     #[error("the connection failed: {0}")]
     Broken(io::Error),
 }
@@ -110,6 +117,9 @@ impl Ending {
             Ending::LineTooLong => "line_too_long",
             Ending::Idle => "idle_timeout",
             Ending::Stalled => "stalled",
+            Ending::Aged => "age",
+            Ending::Untrusted => "untrusted",
+            Ending::Tls => "tls",
             Ending::Broken(_) => "error",
         }
     }
@@ -120,7 +130,7 @@ impl Worker {
     #[must_use]
     pub fn new(
         poll: Poll,
-        arrivals: rtrb::Consumer<TcpStream>,
+        arrivals: rtrb::Consumer<Transport>,
         storage: Storage,
         counters: Arc<Counters>,
         metrics: Arc<Metrics>,
@@ -145,6 +155,7 @@ impl Worker {
             found_used: 0,
             swept: now,
             closing: false,
+            trust_epoch: 0,
         }
     }
 
@@ -197,8 +208,7 @@ impl Worker {
     /// Takes over new connections.
     fn admit(&mut self) {
         for _ in 0..MOST_ARRIVALS {
-            let Ok(stream) = self.arrivals.pop() else { break };
-            let transport = Transport::plain(stream);
+            let Ok(mut transport) = self.arrivals.pop() else { break };
             // A client that is gone already has no address; reading from it will tell.
             let Ok(client) = transport.client() else {
                 self.counters.closed.add(1);
@@ -210,6 +220,10 @@ impl Worker {
             let Some(session) = self.sessions.get_mut(id) else { continue };
             if let Err(error) = session.transport.register(self.poll.registry(), id.token()) {
                 self.close(id, &Ending::Broken(error));
+            } else if !session.transport.is_admitted() {
+                self.close(id, &Ending::Untrusted);
+            } else if session.readable {
+                self.serve(id);
             }
         }
         self.counters.sessions.set(self.sessions.len() as u64);
@@ -300,7 +314,8 @@ impl Worker {
     fn take_turn(&mut self, id: SessionId) -> Turn {
         let Some(session) = self.sessions.get_mut(id) else { return Turn::Rest };
         let is_idle = session.batch.is_none() && session.rest.is_none() && !session.readable;
-        if session.in_flight || (is_idle && !self.closing) {
+        let leaving = self.closing || session.leaving;
+        if session.in_flight || (is_idle && !leaving) {
             return Turn::Rest;
         }
         let Some(mut batch) = session.batch.take().or_else(|| self.pool.take()) else { return Turn::Starved };
@@ -350,7 +365,11 @@ impl Worker {
         }
         if matches!(turn, Turn::Rest) && batch.is_empty() {
             self.pool.give_back(batch);
-            return if self.closing { Turn::Over(Ending::Drained) } else { Turn::Rest };
+            return match leaving {
+                true if self.closing => Turn::Over(Ending::Drained),
+                true => Turn::Over(Ending::Aged),
+                false => Turn::Rest,
+            };
         }
         // Who waits, for the client or for memory, holds as little as it can.
         if matches!(turn, Turn::Rest | Turn::Starved) {
@@ -389,12 +408,16 @@ impl Worker {
     }
 
     fn close(&mut self, id: SessionId, ending: &Ending) {
-        let Some(session) = self.sessions.remove(id) else { return };
+        let Some(mut session) = self.sessions.remove(id) else { return };
         debug!("a session ended: {ending}");
         let client = session.listed.client;
         let gone = || Event::Disconnected { client, reason: ending.word() };
         self.metrics.watch.tell_if_wanted(Streams::CONNECTIONS, gone);
+        session.transport.close();
         match ending {
+            Ending::Aged => self.counters.aged_closed.add(1),
+            Ending::Untrusted => self.counters.untrusted_closed.add(1),
+            Ending::Tls => self.counters.tls_closed.add(1),
             Ending::Idle => self.counters.idle_closed.add(1),
             Ending::Stalled => self.counters.stalled_closed.add(1),
             _ => {}
@@ -432,6 +455,32 @@ impl Worker {
             self.sessions.iter().filter_map(|(id, session)| Some((id, self.overdue(session, others_wait)?))).collect();
         for (id, ending) in overdue {
             self.close(id, &ending);
+        }
+        self.sweep_tls();
+    }
+
+    /// Closes sessions of clients that are not let in any more, at once, and those that are old enough, between requests.
+    fn sweep_tls(&mut self) {
+        let Some(tls) = &self.metrics.tls else { return };
+        let epoch = tls.identities.epoch();
+        if self.trust_epoch != epoch {
+            self.trust_epoch = epoch;
+            let all = self.sessions.iter();
+            let untrusted: Vec<SessionId> =
+                all.filter(|(_, session)| !session.transport.is_admitted()).map(|(id, _)| id).collect();
+            for id in untrusted {
+                self.close(id, &Ending::Untrusted);
+            }
+        }
+        let all = self.sessions.iter();
+        let due: Vec<SessionId> =
+            all.filter(|(_, session)| session.transport.is_due(self.now)).map(|(id, _)| id).collect();
+        for id in due {
+            if let Some(session) = self.sessions.get_mut(id) {
+                // What has arrived is still answered.
+                (session.leaving, session.readable) = (true, true);
+            }
+            self.serve(id);
         }
     }
 
@@ -496,11 +545,15 @@ fn receive(session: &mut Session, batch: &mut Batch, counters: &Counters, now: I
         Received::Bytes { count, drained } => {
             // A short read has emptied the socket, and the next bytes make an event of their own; but the end that was
             // already reported makes none.
-            session.readable = !drained || session.ending;
+            session.readable = !drained || session.ending || session.transport.has_more();
             session.active = now;
             session.listed.hear(now);
             batch.arrived = now;
             counters.bytes_in.add(count as u64);
+            if !std::mem::replace(&mut session.begun, true) && session.transport.is_plain() && batch.is_tls() {
+                *turn = Turn::Over(Ending::Tls);
+                return false;
+            }
             true
         }
         Received::Nothing => {
