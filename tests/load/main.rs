@@ -5,6 +5,7 @@ mod connection;
 mod distribution;
 mod driver;
 mod floor;
+mod handshakes;
 mod idle;
 mod keyspace;
 mod options;
@@ -48,6 +49,7 @@ struct Arguments {
 enum Command {
     Run(Box<Options>),
     Idle(idle::Options),
+    Handshakes(handshakes::Options),
     Bench(bench::Options),
     /// Serve what is no cache: look for line ends, and answer each with the reply to a hit
     Floor {
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(options) => run(&options),
         Command::Idle(options) => idle::run(&options).map_err(Box::from),
+        Command::Handshakes(options) => handshakes::run(&options).map_err(Box::from),
         Command::Bench(options) => bench::run(&options),
         Command::Floor { listen, key_size, value_size } => {
             floor::serve(listen, &floor::reply(usize::from(key_size), value_size as usize)).map_err(Box::from)
