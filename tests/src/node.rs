@@ -355,6 +355,24 @@ impl Client {
         Ok(())
     }
 
+    /// Asks for statistics, such as by `stats conns\r\n`; names and values in the order in which they come.
+    ///
+    /// # Errors
+    /// Where something else is answered.
+    pub fn statistics(&mut self, request: &str) -> Outcome<Vec<(String, String)>> {
+        self.send(request.as_bytes())?;
+        let mut stats = Vec::new();
+        loop {
+            let line = self.line()?;
+            if line == "END" {
+                return Ok(stats);
+            }
+            let mut words = line.splitn(3, ' ');
+            crate::ensure!(words.next() == Some("STAT"), "{line}");
+            stats.push((words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned()));
+        }
+    }
+
     /// Reads one line, without its end.
     ///
     /// # Errors

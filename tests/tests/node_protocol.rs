@@ -302,7 +302,7 @@ fn statistics_are_those_that_tools_look_for() -> Outcome {
     in_each_mode("", |node| {
         let mut client = node.client()?;
         client.expect(b"set a 0 0 1\r\nx\r\nget a\r\nget b\r\n", b"STORED\r\nVALUE a 0 1\r\nx\r\nEND\r\nEND\r\n")?;
-        let stats = statistics(&mut client, "stats\r\n")?;
+        let stats = client.statistics("stats\r\n")?;
         for (name, value) in
             [("cmd_get", "2"), ("cmd_set", "1"), ("get_hits", "1"), ("get_misses", "1"), ("curr_items", "1")]
         {
@@ -311,26 +311,12 @@ fn statistics_are_those_that_tools_look_for() -> Outcome {
         }
         ensure!(stats.iter().any(|(name, value)| name == "limit_maxbytes" && value == "67108864"), "{stats:?}");
         client.expect(b"stats reset\r\n", b"RESET\r\n")?;
-        let stats = statistics(&mut client, "stats\r\n")?;
+        let stats = client.statistics("stats\r\n")?;
         ensure!(stats.iter().any(|(name, value)| name == "cmd_get" && value == "0"), "{stats:?}");
         for of in ["settings", "items", "slabs", "sizes", "conns"] {
-            let stats = statistics(&mut client, &format!("stats {of}\r\n"))?;
+            let stats = client.statistics(&format!("stats {of}\r\n"))?;
             ensure!(!stats.is_empty(), "stats {of} says nothing");
         }
         client.expect(b"stats nonsense\r\n", b"ERROR\r\n")
     })
-}
-
-fn statistics(client: &mut Client, request: &str) -> Outcome<Vec<(String, String)>> {
-    client.send(request.as_bytes())?;
-    let mut stats = Vec::new();
-    loop {
-        let line = client.line()?;
-        if line == "END" {
-            return Ok(stats);
-        }
-        let mut words = line.splitn(3, ' ');
-        ensure!(words.next() == Some("STAT"), "{line}");
-        stats.push((words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned()));
-    }
 }

@@ -113,7 +113,7 @@ fn a_watcher_that_does_not_read_loses_lines_and_is_told_how_many() -> Outcome {
     let answers = format!("{}MN\r\n", "END\r\n".repeat(1000));
     eventually(|| {
         client.expect(gets.as_bytes(), answers.as_bytes())?;
-        let stats = statistics(&mut client, "stats\r\n")?;
+        let stats = client.statistics("stats\r\n")?;
         let count = |name: &str| stat(&stats, name).and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
         ensure!(count("log_watcher_skipped") > 0, "nothing was skipped");
         ensure!(count("log_watchers") == 1, "{stats:?}");
@@ -148,7 +148,7 @@ fn watchers_are_few_and_leave_nothing_behind() -> Outcome {
         client.expect(b"watch\r\nmn\r\n", b"WATCHER_TOO_MANY log watcher limit reached\r\nMN\r\n")?;
         client.expect(b"watch nonsense\r\nmn\r\n", b"ERROR\r\nMN\r\n")?;
         node.wait_for_metric("gannet_connections", |open| open == MOST as f64 + 1.0)?;
-        let stats = statistics(&mut client, "stats conns\r\n")?;
+        let stats = client.statistics("stats conns\r\n")?;
         let watching = stats.iter().filter(|(name, value)| name.ends_with(":state") && value == "conn_watch");
         ensure!(watching.count() == MOST, "{stats:?}");
         drop(watchers);
@@ -166,7 +166,7 @@ fn connections_are_listed() -> Outcome {
             client.expect(b"mn\r\n", b"MN\r\n")?;
             expected.insert(format!("tcp:{}", client.stream().local_addr()?));
         }
-        let stats = statistics(&mut clients[0], "stats conns\r\n")?;
+        let stats = clients[0].statistics("stats conns\r\n")?;
         let of = |name: &str| -> BTreeSet<String> {
             let found = stats.iter().filter(|(stat, _)| stat.ends_with(&format!(":{name}")));
             found.map(|(_, value)| value.clone()).collect()
@@ -187,7 +187,7 @@ fn clients_change_nothing_unless_they_may() -> Outcome {
         client.expect(b"shutdown graceful\r\n", b"ERROR: shutdown not enabled\r\n")?;
         client.expect(b"cache_memlimit 64\r\n", b"ERROR\r\n")?;
         client.expect(b"verbosity 3\r\nmn\r\n", b"OK\r\nMN\r\n")?;
-        let stats = statistics(&mut client, "stats settings\r\n")?;
+        let stats = client.statistics("stats settings\r\n")?;
         ensure!(stat(&stats, "shutdown_command") == Some("no"), "{stats:?}");
         node.signal("TERM")?;
         ensure!(node.wait()?.success(), "the node fails");
@@ -297,18 +297,4 @@ fn memcached_tool_understands_the_node() -> Outcome {
 
 fn stat<'a>(stats: &'a [(String, String)], name: &str) -> Option<&'a str> {
     stats.iter().find(|(stat, _)| stat == name).map(|(_, value)| value.as_str())
-}
-
-fn statistics(client: &mut Client, request: &str) -> Outcome<Vec<(String, String)>> {
-    client.send(request.as_bytes())?;
-    let mut stats = Vec::new();
-    loop {
-        let line = client.line()?;
-        if line == "END" {
-            return Ok(stats);
-        }
-        let mut words = line.splitn(3, ' ');
-        ensure!(words.next() == Some("STAT"), "{line}");
-        stats.push((words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned()));
-    }
 }
