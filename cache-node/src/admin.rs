@@ -1,13 +1,13 @@
 //! The health port (`/livez`, `/readyz`) and the admin port (`/metrics`, `/status`, `POST /drain`): a thread of their
 //! own, away from the request path.
 
+mod link;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{self, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
@@ -19,25 +19,24 @@ use axum::routing::{get, post};
 use axum::serve::{IncomingStream, Listener};
 use axum::{Json, Router};
 use config::Status;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::runtime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{self, Sleep};
+use tokio::sync::Semaphore;
+use tokio::time;
 use tracing::{error, warn};
 
+use crate::admin::link::Link;
 use crate::exposition;
 use crate::kind::KINDS;
 use crate::metrics::{Counters, Metrics, Phase};
 use crate::node::Event;
+use crate::tls::credentials::Credentials;
 
 /// A thread that has not finished a round for so long is stuck, and the node is better restarted. The longest sleep of
 /// a healthy one is half a second.
 const STUCK_US: u64 = 15_000_000;
 /// Connections at once to each of the two ports; more wait in the kernel.
 const MOST_CONNECTIONS: usize = 64;
-/// A connection ends after so long, so that clients who do nothing cannot keep others out.
-const LONGEST_CONNECTION: Duration = Duration::from_secs(60);
 /// How long accepting pauses after an error.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -65,6 +64,7 @@ pub fn serve(ports: Ports, metrics: Arc<Metrics>, events: Sender<Event>) -> io::
         return Ok(());
     }
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let tls = metrics.admin_tls.clone();
     let shared = Shared { metrics, events };
     let health_routes = Router::new().route("/livez", get(live)).route("/readyz", get(ready));
     let admin_routes =
@@ -72,8 +72,8 @@ pub fn serve(ports: Ports, metrics: Arc<Metrics>, events: Sender<Event>) -> io::
     let body = move || {
         runtime.block_on(async {
             tokio::join!(
-                serve_port(health, health_routes.with_state(shared.clone())),
-                serve_port(admin, admin_routes.with_state(shared)),
+                serve_port(health, None, health_routes.with_state(shared.clone())),
+                serve_port(admin, tls, admin_routes.with_state(shared)),
             )
         })
     };
@@ -81,11 +81,11 @@ pub fn serve(ports: Ports, metrics: Arc<Metrics>, events: Sender<Event>) -> io::
     Ok(())
 }
 
-async fn serve_port(socket: Option<net::TcpListener>, routes: Router) {
+async fn serve_port(socket: Option<net::TcpListener>, tls: Option<Arc<Credentials>>, routes: Router) {
     let Some(socket) = socket else { return };
     let served = async {
-        let listener =
-            Limited { listener: TcpListener::from_std(socket)?, permits: Arc::new(Semaphore::new(MOST_CONNECTIONS)) };
+        let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        let listener = Limited { listener: TcpListener::from_std(socket)?, tls, permits };
         axum::serve(listener, routes.into_make_service_with_connect_info::<Peer>()).await
     };
     if let Err(reason) = served.await {
@@ -116,11 +116,14 @@ async fn live(State(shared): State<Shared>) -> (StatusCode, String) {
     }
 }
 
-async fn ready(State(shared): State<Shared>) -> (StatusCode, &'static str) {
+async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
     match shared.metrics.phase() {
-        Phase::Serving => (StatusCode::OK, "ready\n"),
-        Phase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting\n"),
-        _ => (StatusCode::SERVICE_UNAVAILABLE, "not ready: draining\n"),
+        Phase::Serving => (StatusCode::OK, "ready\n".to_owned()),
+        Phase::Starting => {
+            let waits_for = shared.metrics.waits_for().unwrap_or_else(|| "starting".to_owned());
+            (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {waits_for}\n"))
+        }
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "not ready: draining\n".to_owned()),
     }
 }
 
@@ -172,6 +175,7 @@ fn report(metrics: &Metrics) -> Status {
             refused: totals.refused,
         },
         latencies: latencies(metrics),
+        tls: metrics.tls.as_ref().and_then(|tls| tls.status()),
     }
 }
 
@@ -180,9 +184,10 @@ fn latencies(metrics: &Metrics) -> BTreeMap<String, config::Latencies> {
     all.filter(|(_, latencies)| latencies.count() > 0).collect()
 }
 
-/// As SIGTERM. Until this port asks for certificates, only who is on this machine, or in this pod, may do it.
+/// As SIGTERM. Whom this port lets in by certificate may do it; where it asks for none, only who is on this machine, or in
+/// this pod.
 async fn drain(ConnectInfo(Peer(peer)): ConnectInfo<Peer>, State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    if !peer.ip().to_canonical().is_loopback() {
+    if shared.metrics.admin_tls.is_none() && !peer.ip().to_canonical().is_loopback() {
         return (StatusCode::FORBIDDEN, "draining is only allowed from the node's own loopback address\n");
     }
     match shared.events.send(Event::Drain) {
@@ -194,14 +199,9 @@ async fn drain(ConnectInfo(Peer(peer)): ConnectInfo<Peer>, State(shared): State<
 /// A listener that has a limited number of connections open, each for a limited time.
 struct Limited {
     listener: TcpListener,
+    /// None where the port speaks in the clear.
+    tls: Option<Arc<Credentials>>,
     permits: Arc<Semaphore>,
-}
-
-/// A connection to one of the ports.
-struct Held {
-    stream: TcpStream,
-    end: Pin<Box<Sleep>>,
-    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// Who has connected.
@@ -209,17 +209,24 @@ struct Held {
 struct Peer(SocketAddr);
 
 impl Listener for Limited {
-    type Io = Held;
+    type Io = Link;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Held, SocketAddr) {
+    async fn accept(&mut self) -> (Link, SocketAddr) {
         // The semaphore is never closed, so there always is a permit in the end.
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
-                    let end = Box::pin(time::sleep(LONGEST_CONNECTION));
-                    return (Held { stream, end, _permit: permit }, peer);
+                    let served = self.tls.as_ref().map(|credentials| credentials.served());
+                    match served {
+                        None => return (Link::new(stream, None, permit), peer),
+                        Some(Some(served)) => {
+                            return (Link::new(stream, Some(Arc::clone(&served.config)), permit), peer);
+                        }
+                        // There is no certificate yet that could be shown.
+                        Some(None) => {}
+                    }
                 }
                 Err(error) => {
                     warn!(%error, "a connection to the health or admin port cannot be accepted");
@@ -237,31 +244,5 @@ impl Listener for Limited {
 impl Connected<IncomingStream<'_, Limited>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Limited>) -> Peer {
         Peer(*stream.remote_addr())
-    }
-}
-
-impl AsyncRead for Held {
-    fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.end.as_mut().poll(task).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        Pin::new(&mut self.stream).poll_read(task, buffer)
-    }
-}
-
-impl AsyncWrite for Held {
-    fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.end.as_mut().poll(task).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        Pin::new(&mut self.stream).poll_write(task, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(task)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(task)
     }
 }

@@ -16,6 +16,7 @@ pub use crate::buffers::output::{Current, Output};
 use crate::clock::Instant;
 use crate::kind::{Kind, Tally};
 use crate::session::SessionId;
+use crate::tls::stream::HANDSHAKE_RECORD;
 use crate::watch::Ticket;
 
 /// A fresh batch's input: one read takes at most so much.
@@ -256,8 +257,16 @@ impl Batch {
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Received::Nothing,
             Err(error) if error.kind() == ErrorKind::Interrupted => Received::Bytes { count: 0, drained: false },
+            // A TLS stream must keep the beginnings of records.
+            Err(error) if error.kind() == ErrorKind::OutOfMemory => Received::NoMemory,
             Err(error) => Received::Broken(error),
         }
+    }
+
+    /// Whether the input begins as a TLS handshake does, which no command does.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.input.bytes[..self.input.filled].first() == Some(&HANDSHAKE_RECORD)
     }
 
     /// Makes the input as large as the command that it begins with needs; says no where the budget does not allow it.

@@ -46,6 +46,12 @@ impl Instant {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// So many microseconds later.
+    #[must_use]
+    pub fn after(self, us: u64) -> Instant {
+        Instant(self.0.saturating_add(us))
+    }
+
     /// Microseconds of unix time, for what is shared between threads as a number.
     #[must_use]
     pub fn micros(self) -> u64 {

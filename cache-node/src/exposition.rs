@@ -1,12 +1,15 @@
 //! The node's figures in Prometheus' text format: every metric is declared here, once.
 
+mod tls;
+
 use std::fs;
 use std::sync::Arc;
 
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Result, TextEncoder};
 
-use crate::kind::{KINDS, Kind};
+use crate::kind::KINDS;
+use crate::latency::Histogram as Sum;
 use crate::metrics::{Counters, KindTotals, Metrics, Phase, Totals};
 
 /// Latencies are shown from 2^4 microseconds on, in powers of two: a scrape of the fine buckets would be a hundred
@@ -29,6 +32,7 @@ fn families(metrics: &Metrics) -> Vec<MetricFamily> {
     families.extend(connections(metrics, &totals));
     families.extend(items(&metrics.cache()));
     families.extend(memory(metrics));
+    families.extend(tls::families(metrics));
     families
 }
 
@@ -108,7 +112,13 @@ fn connections(metrics: &Metrics, totals: &Totals) -> Vec<MetricFamily> {
             "gannet_connections_closed_total",
             "Connections that the node closed on its own account.",
             MetricType::COUNTER,
-            vec![closed("idle", totals.idle_closed), closed("stalled", totals.stalled_closed)],
+            vec![
+                closed("idle", totals.idle_closed),
+                closed("stalled", totals.stalled_closed),
+                closed("age", totals.aged_closed),
+                closed("untrusted", totals.untrusted_closed),
+                closed("tls", totals.tls_closed),
+            ],
         ),
         total(
             "gannet_buffer_waits_total",
@@ -169,12 +179,11 @@ fn by_command(name: &str, help: &str, totals: &Totals, figure: impl Fn(&KindTota
 
 fn latencies(metrics: &Metrics) -> MetricFamily {
     let help = "From the arrival of a request's bytes until the kernel has its reply.";
-    let kinds = KINDS.iter().map(|(kind, label)| latencies_of(metrics, *kind, label)).collect();
-    family("gannet_request_duration_seconds", help, MetricType::HISTOGRAM, kinds)
+    let of = |(kind, label): &(_, &str)| histogram(&metrics.latencies(*kind), &[("command", label)]);
+    family("gannet_request_duration_seconds", help, MetricType::HISTOGRAM, KINDS.iter().map(of).collect())
 }
 
-fn latencies_of(metrics: &Metrics, kind: Kind, label: &str) -> Metric {
-    let sum = metrics.latencies(kind);
+fn histogram(sum: &Sum, labels: &[(&str, &str)]) -> Metric {
     let bucket = |(us, count): (u64, u64)| {
         let mut bucket = Bucket::default();
         bucket.set_upper_bound(us as f64 / 1e6);
@@ -185,7 +194,7 @@ fn latencies_of(metrics: &Metrics, kind: Kind, label: &str) -> Metric {
     histogram.set_bucket(sum.below_powers_of_two(SMALLEST_POWER).map(bucket).collect());
     histogram.set_sample_count(sum.count());
     histogram.set_sample_sum(sum.sum_us as f64 / 1e6);
-    let mut metric = Metric::from_label(label_pairs(&[("command", label)]));
+    let mut metric = Metric::from_label(label_pairs(labels));
     metric.set_histogram(histogram);
     metric
 }

@@ -36,6 +36,7 @@ pub mod signals;
 mod slow;
 mod statistics;
 mod storage;
+mod tls;
 mod transport;
 mod watch;
 mod worker;

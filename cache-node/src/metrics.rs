@@ -13,6 +13,8 @@ use crate::control::Control;
 use crate::discovery::Discovery;
 use crate::kind::{KINDS, Kind, Tally};
 use crate::latency::{Histogram, Latencies};
+use crate::tls::credentials::Credentials;
+use crate::tls::{self, Tls};
 use crate::watch::Watch;
 
 /// A figure with one writer.
@@ -51,6 +53,12 @@ pub struct Counters {
     pub idle_closed: Counter,
     /// Sessions that were closed for holding buffers without progress while others waited.
     pub stalled_closed: Counter,
+    /// Sessions that were closed for their age.
+    pub aged_closed: Counter,
+    /// Sessions that were closed because their certificate was no longer trusted.
+    pub untrusted_closed: Counter,
+    /// Sessions that were closed because the client spoke TLS and the port does not.
+    pub tls_closed: Counter,
     /// Times that a session had to wait for buffer memory.
     pub memory_waits: Counter,
     /// Commands that took longer than the configuration calls slow.
@@ -145,6 +153,12 @@ pub struct Totals {
     pub idle_closed: u64,
     /// As [`Counters::stalled_closed`].
     pub stalled_closed: u64,
+    /// As [`Counters::aged_closed`].
+    pub aged_closed: u64,
+    /// As [`Counters::untrusted_closed`].
+    pub untrusted_closed: u64,
+    /// As [`Counters::tls_closed`].
+    pub tls_closed: u64,
     /// As [`Counters::memory_waits`].
     pub memory_waits: u64,
     /// As [`Counters::slow`].
@@ -189,6 +203,9 @@ impl Totals {
         self.bytes_out += counters.bytes_out.get();
         self.idle_closed += counters.idle_closed.get();
         self.stalled_closed += counters.stalled_closed.get();
+        self.aged_closed += counters.aged_closed.get();
+        self.untrusted_closed += counters.untrusted_closed.get();
+        self.tls_closed += counters.tls_closed.get();
         self.memory_waits += counters.memory_waits.get();
         self.slow += counters.slow.get();
         self.moved += counters.moved_out.get();
@@ -207,6 +224,9 @@ impl Totals {
         self.bytes_out -= base.bytes_out;
         self.idle_closed -= base.idle_closed;
         self.stalled_closed -= base.stalled_closed;
+        self.aged_closed -= base.aged_closed;
+        self.untrusted_closed -= base.untrusted_closed;
+        self.tls_closed -= base.tls_closed;
         self.memory_waits -= base.memory_waits;
         self.slow -= base.slow;
         self.moved -= base.moved;
@@ -252,6 +272,10 @@ pub struct Metrics {
     pub connections: Arc<Connections>,
     /// The list of the cluster's nodes, where there is one.
     pub discovery: Option<Discovery>,
+    /// TLS on the data port; none where clients speak in the clear.
+    pub tls: Option<Arc<Tls>>,
+    /// The credentials of the admin port; none where it speaks in the clear.
+    pub admin_tls: Option<Arc<Credentials>>,
     /// Connections that were accepted and not refused; written by the listener.
     pub accepted: Counter,
     /// Connections refused at the limit; written by the listener.
@@ -278,6 +302,8 @@ impl Metrics {
             started: clock.now(),
             budget: Budget::new(usize::try_from(config.buffer_memory.0).unwrap_or(usize::MAX)),
             discovery: config.discovery.clone().map(Discovery::new),
+            tls: Tls::of(&config),
+            admin_tls: tls::admin(&config),
             config,
             configuration_hash,
             control,
@@ -350,6 +376,15 @@ impl Metrics {
     #[must_use]
     pub fn cache(&self) -> segcache::Counters {
         *self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a node that starts waits for.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<String> {
+        let data = self.tls.as_ref().map(|tls| tls.credentials.state());
+        let admin = self.admin_tls.as_ref().map(|credentials| credentials.state());
+        let missing = data.into_iter().chain(admin).find(|state| state.served.is_none())?;
+        Some(format!("waiting: {}", missing.failure?))
     }
 
     /// Where the node is in its life.

@@ -17,10 +17,12 @@ use crate::balance::Balance;
 use crate::bell::Bell;
 use crate::control::{Control, Log};
 use crate::link::{Sleeper, UnboundEnd, link};
-use crate::listener::{HAND_OVER, Listener, ListenerError, Seat, listen};
+use crate::listener::{BACKLOG, HAND_OVER, Listener, ListenerError, Seat, bind, listen};
 use crate::metrics::{Metrics, Phase};
 use crate::pinning::{self, Pinning, PinningError};
 use crate::storage::{Owner, Storage, StorageThread};
+use crate::tls;
+use crate::tls::credentials::CredentialsError;
 use crate::worker::{Ways, Worker, WorkerError, poll};
 
 /// How long sessions have to come to the end of their requests before they are closed all the same.
@@ -61,6 +63,9 @@ pub enum NodeError {
     /// A worker failed.
     #[error("a worker ended: {0}")]
     Worker(#[from] WorkerError),
+    /// The files of TLS are there, and are not what they should be.
+    #[error("TLS: {0}")]
+    Tls(#[from] CredentialsError),
     /// A thread panicked, which is a bug.
     #[error("the thread {thread} panicked; this is a bug, and its message is above")]
     Panicked {
@@ -102,9 +107,11 @@ impl Node {
     ) -> Result<Node, NodeError> {
         let workers = usize::from(config.workers);
         let has_storage_thread = workers > 1 || config.storage_thread == StorageThreadMode::Always;
-        let socket = open(config.listen, "--listen", "listen")?;
+        let (address, option, field) = (config.listen, "--listen", "listen");
+        let socket = bind(address).map_err(|reason| NodeError::Listen { address, option, field, reason })?;
         // Not as configured: port 0 asks for any.
-        let address = socket.local_addr().map_err(system("the address of a socket"))?;
+        let bound = socket.local_addr().map_err(system("the address of a socket"))?;
+        let address = bound.as_socket().unwrap_or(address);
         let ports = Ports {
             health: config.health.map(|address| open(address, "--health", "health")).transpose()?,
             admin: config.admin.map(|address| open(address, "--admin", "admin")).transpose()?,
@@ -114,6 +121,17 @@ impl Node {
         let metrics = Metrics::new(config, configuration_hash, workers + usize::from(has_storage_thread), control);
         let pinning = Pinning::new(&metrics.config.pinning)?;
         let mut node = Node { threads: Vec::new(), wakers: Vec::new(), events, metrics: Arc::clone(&metrics), pinning };
+        let at = |socket: &TcpListener| socket.local_addr().map_err(system("the address of a socket"));
+        for (socket, what) in [(&ports.health, "/livez, /readyz"), (&ports.admin, "/metrics, /status, /drain")] {
+            if let Some(socket) = socket {
+                info!(at = %at(socket)?, "serving {what}");
+            }
+        }
+        admin::serve(ports, Arc::clone(&metrics), sender.clone()).map_err(system("the admin thread"))?;
+        if !node.has_files(&sender)? {
+            return Ok(node);
+        }
+        tls::watch(metrics.tls.clone(), metrics.admin_tls.clone()).map_err(system("the reload thread"))?;
         let cache = Cache::new(settings(&metrics.config), metrics.clock.now().seconds())?;
         let polls: Vec<_> =
             (0..workers).map(|_| poll().map_err(system("a worker's poll"))).collect::<Result<_, _>>()?;
@@ -127,7 +145,13 @@ impl Node {
         for (index, ((poll, waker), storage)) in polls.into_iter().zip(storages).enumerate() {
             let (queue, arrivals) = rtrb::RingBuffer::new(HAND_OVER);
             let counters = Arc::clone(&metrics.threads()[index]);
-            seats.push(Seat { queue, waker: Arc::clone(&waker), counters: Arc::clone(&counters), handed_over: 0 });
+            seats.push(Seat {
+                queue,
+                waker: Arc::clone(&waker),
+                counters: Arc::clone(&counters),
+                handed_over: 0,
+                is_to_wake: false,
+            });
             let ways = Ways { arrivals, storage, balance: balances.next() };
             let worker = Worker::new(poll, ways, counters, Arc::clone(&metrics));
             let processor = node.pinning.of_thread(index);
@@ -135,7 +159,9 @@ impl Node {
             node.wakers.push(waker);
         }
         let (poll, waker) = poll().map_err(system("the listener's poll"))?;
-        let socket = mio::net::TcpListener::from_std(socket);
+        // Until now clients were refused, rather than left waiting for a node that could not serve them.
+        socket.listen(BACKLOG).map_err(|reason| NodeError::Listen { address, option, field, reason })?;
+        let socket = mio::net::TcpListener::from_std(socket.into());
         let listener = Listener::new(poll, socket, seats, Arc::clone(&metrics));
         node.spawn("listener".to_owned(), None, &sender, move || Ok(listener.run()?))?;
         node.wakers.push(waker);
@@ -144,13 +170,6 @@ impl Node {
             watched.watch.serve(|| watched.phase() < Phase::Closing);
             Ok(())
         })?;
-        let at = |socket: &TcpListener| socket.local_addr().map_err(system("the address of a socket"));
-        for (socket, what) in [(&ports.health, "/livez, /readyz"), (&ports.admin, "/metrics, /status, /drain")] {
-            if let Some(socket) = socket {
-                info!(at = %at(socket)?, "serving {what}");
-            }
-        }
-        admin::serve(ports, Arc::clone(&metrics), sender).map_err(system("the admin thread"))?;
         metrics.enter(Phase::Serving);
         info!(at = %address, workers, memory = %metrics.config.memory, "serving clients");
         Ok(node)
@@ -163,6 +182,29 @@ impl Node {
         }
         let wakers = polls.iter().map(|(_, waker)| Arc::clone(waker));
         Balance::between(&wakers.zip(self.metrics.threads().iter().map(Arc::clone)).collect::<Vec<_>>())
+    }
+
+    /// Waits for the node's own certificates, if they are not there yet; says no if the node is to end instead.
+    fn has_files(&self, sender: &Sender<Event>) -> Result<bool, NodeError> {
+        let mut told = String::new();
+        loop {
+            let data = self.metrics.tls.as_ref().map_or(Ok(()), |tls| tls.refresh().map(drop));
+            let admin = self.metrics.admin_tls.as_ref().map_or(Ok(()), |credentials| credentials.refresh().map(drop));
+            match data.and(admin) {
+                Ok(()) => return Ok(true),
+                Err(error) if !error.is_absence() => return Err(error.into()),
+                Err(error) if error.to_string() != told => {
+                    told = error.to_string();
+                    info!("not ready: waiting: {told}");
+                }
+                Err(_) => {}
+            }
+            if let Ok(Event::Drain | Event::Stop) = self.events.recv_timeout(tls::LOOK) {
+                // There is nothing to drain. Who runs the node hears of it, and if it is gone there is nobody to tell.
+                sender.send(Event::Stop).ok();
+                return Ok(false);
+            }
+        }
     }
 
     /// Starts the storage thread; returns each worker's way to it.

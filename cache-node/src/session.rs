@@ -55,6 +55,10 @@ pub struct Session {
     pub ended: bool,
     /// It waits for buffer memory and is in the worker's list of those.
     pub starved: bool,
+    /// It ends as soon as it is between two requests.
+    pub leaving: bool,
+    /// The client has sent something.
+    pub begun: bool,
     /// When bytes last went either way.
     pub active: Instant,
     generation: u32,
@@ -105,16 +109,19 @@ impl Sessions {
         let generation = self.next_generation;
         self.next_generation = generation.wrapping_add(1);
         let session = Session {
+            // A handshake may have brought more than itself.
+            readable: transport.has_more(),
             transport,
             listed,
             batch: None,
             rest: None,
             in_flight: false,
-            readable: false,
             writable: true,
             ending: false,
             ended: false,
             starved: false,
+            leaving: false,
+            begun: false,
             active: now,
             generation,
         };

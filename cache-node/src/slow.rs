@@ -17,6 +17,15 @@ const MOST_LINES: u32 = 10;
 /// Bytes of a key that are shown.
 const SHOWN_KEY: usize = 100;
 
+/// Who asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'a> {
+    /// The address.
+    pub client: SocketAddr,
+    /// The name in the client's certificate, where it has shown one.
+    pub identity: Option<&'a str>,
+}
+
 /// One worker's log.
 #[derive(Debug)]
 pub struct SlowLog {
@@ -35,12 +44,13 @@ impl SlowLog {
     }
 
     /// Looks at commands whose replies are ready now.
-    pub fn look(&mut self, done: &Done<'_>, now: Instant, client: SocketAddr, counters: &Counters, watch: &Watch) {
+    pub fn look(&mut self, done: &Done<'_>, now: Instant, client: Client<'_>, counters: &Counters, watch: &Watch) {
         let us = now.since(done.arrived);
         if us < self.limit_us || done.count == 0 {
             return;
         }
         counters.slow.add(done.count);
+        let Client { client, identity } = client;
         let command = KINDS[done.kind as usize].1;
         watch.tell_if_wanted(Streams::SLOW, || Event::Slow { command, key: done.key.into(), micros: us, client });
         if !self.may_write(now) {
@@ -48,7 +58,7 @@ impl SlowLog {
             return;
         }
         let (left_out, others) = (std::mem::take(&mut self.left_out), done.count - 1);
-        warn!(command, key = %shown(done.key), us, %client, others, left_out, "slow command");
+        warn!(command, key = %shown(done.key), us, %client, identity, others, left_out, "slow command");
     }
 
     fn may_write(&mut self, now: Instant) -> bool {

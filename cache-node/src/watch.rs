@@ -386,7 +386,7 @@ impl Watcher {
             }
         };
         self.pending.drain(..taken);
-        stands && self.is_there()
+        stands && self.transport.is_admitted() && self.is_there()
     }
 
     fn is_there(&mut self) -> bool {

@@ -1,6 +1,8 @@
 //! A worker thread: the whole path of a request can be read here.
 
+mod ending;
 mod handover;
+mod leaving;
 
 use std::collections::VecDeque;
 use std::io;
@@ -8,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use memcache::{Limits, Protocol, Streams};
-use mio::net::TcpStream;
 use mio::{Events, Poll, Token, Waker};
 use tracing::debug;
 
@@ -18,10 +19,11 @@ use crate::clock::Instant;
 use crate::connections::Use;
 use crate::metrics::{Counters, Metrics, Phase};
 use crate::session::{Session, SessionId, Sessions};
-use crate::slow::SlowLog;
+use crate::slow::{Client, SlowLog};
 use crate::storage::{Storage, Submitted};
 use crate::transport::Transport;
 use crate::watch::{Event, Ticket};
+use crate::worker::ending::Ending;
 
 /// The token of everything that is not a session: hand-over, replies of the storage thread, drain.
 pub const WAKE: Token = Token(usize::MAX);
@@ -52,7 +54,7 @@ pub enum WorkerError {
 /// Where a worker's sessions come from and what they are served by.
 pub struct Ways {
     /// New connections.
-    pub arrivals: rtrb::Consumer<TcpStream>,
+    pub arrivals: rtrb::Consumer<Transport>,
     /// The cache.
     pub storage: Storage,
     /// Where there are other workers.
@@ -62,7 +64,7 @@ pub struct Ways {
 /// One thread that serves sessions.
 pub struct Worker {
     poll: Poll,
-    arrivals: rtrb::Consumer<TcpStream>,
+    arrivals: rtrb::Consumer<Transport>,
     sessions: Sessions,
     pool: Pool,
     storage: Storage,
@@ -85,6 +87,8 @@ pub struct Worker {
     swept: Instant,
     /// Sessions were told that the node closes.
     closing: bool,
+    /// When trust had last shrunk as sessions were last looked at for it.
+    trust_epoch: u64,
 }
 
 /// How a session's turn ended.
@@ -99,37 +103,6 @@ enum Turn {
     Watch(Ticket),
     /// The connection ends.
     Over(Ending),
-}
-
-/// Why a connection ends.
-#[derive(Debug, thiserror::Error)]
-enum Ending {
-    #[error("the client asked for it, or closed")]
-    Client,
-    #[error("the node drains")]
-    Drained,
-    #[error("a line did not end")]
-    LineTooLong,
-    #[error("nothing came for longer than idleTimeout")]
-    Idle,
-    #[error("it held buffers that others waited for")]
-    Stalled,
-    #[error("the connection failed: {0}")]
-    Broken(io::Error),
-}
-
-impl Ending {
-    /// As watchers are told.
-    fn word(&self) -> &'static str {
-        match self {
-            Ending::Client => "normal",
-            Ending::Drained => "drained",
-            Ending::LineTooLong => "line_too_long",
-            Ending::Idle => "idle_timeout",
-            Ending::Stalled => "stalled",
-            Ending::Broken(_) => "error",
-        }
-    }
 }
 
 impl Worker {
@@ -159,6 +132,7 @@ impl Worker {
             found_used: 0,
             swept: now,
             closing: false,
+            trust_epoch: 0,
         }
     }
 
@@ -214,8 +188,7 @@ impl Worker {
     /// Takes over new connections, and those of other workers.
     fn admit(&mut self) {
         for _ in 0..MOST_ARRIVALS {
-            let Ok(stream) = self.arrivals.pop() else { break };
-            let transport = Transport::plain(stream);
+            let Ok(mut transport) = self.arrivals.pop() else { break };
             // A client that is gone already has no address; reading from it will tell.
             let Ok(client) = transport.client() else {
                 self.counters.closed.add(1);
@@ -316,7 +289,8 @@ impl Worker {
     fn take_turn(&mut self, id: SessionId) -> Turn {
         let Some(session) = self.sessions.get_mut(id) else { return Turn::Rest };
         let is_idle = session.batch.is_none() && session.rest.is_none() && !session.readable;
-        if session.in_flight || (is_idle && !self.closing) {
+        let leaving = self.closing || session.leaving;
+        if session.in_flight || (is_idle && !leaving) {
             return Turn::Rest;
         }
         let Some(mut batch) = session.batch.take().or_else(|| self.pool.take()) else { return Turn::Starved };
@@ -329,7 +303,8 @@ impl Worker {
             if let Some(slow) = &mut self.slow
                 && let Some(done) = batch.done()
             {
-                slow.look(&done, self.metrics.clock.now(), session.listed.client, &self.counters, &self.metrics.watch);
+                let client = Client { client: session.listed.client, identity: session.transport.identity() };
+                slow.look(&done, self.metrics.clock.now(), client, &self.counters, &self.metrics.watch);
             }
             if batch.has_output() {
                 if !send(session, &mut batch, &self.counters, &self.metrics, &mut turn) {
@@ -377,7 +352,11 @@ impl Worker {
         }
         if matches!(turn, Turn::Rest) && batch.is_empty() {
             self.pool.give_back(batch);
-            return if self.closing { Turn::Over(Ending::Drained) } else { Turn::Rest };
+            return match leaving {
+                true if self.closing => Turn::Over(Ending::Drained),
+                true => Turn::Over(Ending::Aged),
+                false => Turn::Rest,
+            };
         }
         // Who waits, for the client or for memory, holds as little as it can.
         if matches!(turn, Turn::Rest | Turn::Starved) {
@@ -416,12 +395,16 @@ impl Worker {
     }
 
     fn close(&mut self, id: SessionId, ending: &Ending) {
-        let Some(session) = self.sessions.remove(id) else { return };
+        let Some(mut session) = self.sessions.remove(id) else { return };
         debug!("a session ended: {ending}");
         let client = session.listed.client;
         let gone = || Event::Disconnected { client, reason: ending.word() };
         self.metrics.watch.tell_if_wanted(Streams::CONNECTIONS, gone);
+        session.transport.close();
         match ending {
+            Ending::Aged => self.counters.aged_closed.add(1),
+            Ending::Untrusted => self.counters.untrusted_closed.add(1),
+            Ending::Tls => self.counters.tls_closed.add(1),
             Ending::Idle => self.counters.idle_closed.add(1),
             Ending::Stalled => self.counters.stalled_closed.add(1),
             _ => {}
@@ -462,6 +445,7 @@ impl Worker {
         for (id, ending) in overdue {
             self.close(id, &ending);
         }
+        self.sweep_tls();
     }
 
     fn overdue(&self, session: &Session, others_wait: bool) -> Option<Ending> {
@@ -542,11 +526,15 @@ fn receive(
         Received::Bytes { count, drained } => {
             // A short read has emptied the socket, and the next bytes make an event of their own; but the end that was
             // already reported makes none.
-            session.readable = !drained || session.ending;
+            session.readable = !drained || session.ending || session.transport.has_more();
             session.active = now;
             session.listed.hear(now);
             batch.arrived = now;
             counters.bytes_in.add(count as u64);
+            if !std::mem::replace(&mut session.begun, true) && session.transport.is_plain() && batch.is_tls() {
+                *turn = Turn::Over(Ending::Tls);
+                return false;
+            }
             true
         }
         Received::Nothing => {

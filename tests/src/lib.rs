@@ -13,5 +13,7 @@ pub mod process;
 pub mod readiness;
 pub mod report;
 pub mod scenario;
+pub mod secret;
 pub mod source;
+pub mod tls;
 pub mod yaml;

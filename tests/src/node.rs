@@ -83,6 +83,16 @@ impl Node {
     /// # Errors
     /// Where it does not; with its log.
     pub fn start_with(lines: &str, arguments: &[&str]) -> Outcome<Node> {
+        let mut node = Node::launch(lines, arguments)?;
+        node.wait_until_it_serves()?;
+        Ok(node)
+    }
+
+    /// As [`Node::start_with`], but waits only for the health and the admin port.
+    ///
+    /// # Errors
+    /// Where they are not served; with its log.
+    pub fn launch(lines: &str, arguments: &[&str]) -> Outcome<Node> {
         let folder = folder()?;
         let file = folder.join("cache-node.yaml");
         let ports = "listen: 127.0.0.1:0\nhealth: 127.0.0.1:0\nadmin: 127.0.0.1:0\n";
@@ -97,10 +107,26 @@ impl Node {
         }
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut node = Node { child, log, folder, address: unknown, health: unknown, admin: unknown };
-        node.address = node.announced("serving clients")?;
         node.health = node.announced("serving /livez, /readyz")?;
         node.admin = node.announced("serving /metrics, /status, /drain")?;
         Ok(node)
+    }
+
+    /// Waits until clients can connect.
+    ///
+    /// # Errors
+    /// Where they cannot; with the node's log.
+    pub fn wait_until_it_serves(&mut self) -> Outcome {
+        self.address = self.announced("serving clients")?;
+        Ok(())
+    }
+
+    /// What the node says of itself.
+    ///
+    /// # Errors
+    /// Where the admin port does not answer, or something else.
+    pub fn status(&self) -> Outcome<config::Status> {
+        Ok(serde_json::from_str(&http(self.admin, "GET", "/status")?.1)?)
     }
 
     /// Waits for a line of the log that contains `text`, and returns it.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::{Bytes, Duration, content_hash};
+use crate::{AdminTls, Bytes, Duration, Tls, content_hash};
 
 /// The newest file version that this build reads, and the one that it writes where an older one cannot say the same.
 pub const NEWEST_VERSION: u32 = 1;
@@ -78,6 +78,12 @@ pub struct Config {
     /// again where there are fewer; none: the system chooses. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pinning: Vec<u16>,
+    /// TLS on the data port. Default: none, clients speak in the clear.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// Mutual TLS on the admin port. Default: plain HTTP, and drains from the loopback address only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_tls: Option<AdminTls>,
 }
 
 /// What clients speak.
@@ -141,6 +147,8 @@ impl Default for Config {
             discovery: None,
             slow_command: Duration(std::time::Duration::ZERO),
             pinning: Vec::new(),
+            tls: None,
+            admin_tls: None,
         }
     }
 }
@@ -262,6 +270,12 @@ impl Config {
         }
         if self.buffer_memory.0 < 2 * self.max_item_size.0 {
             return fail("bufferMemory", self.buffer_memory.to_string(), "at least twice maxItemSize");
+        }
+        if let Some(tls) = &self.tls {
+            tls.check(line("tls"))?;
+        }
+        if let Some(tls) = &self.admin_tls {
+            tls.check(line("adminTls"))?;
         }
         Ok(())
     }

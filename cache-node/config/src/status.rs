@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Latencies;
+use crate::{Latencies, TlsMode};
 
 /// A node's report. Fields are only ever added; a reader ignores those that it does not know, so that operator and
 /// node may be of different versions.
@@ -30,6 +30,9 @@ pub struct Status {
     /// How long requests took since the start, by command; a command that was not asked for yet is left out.
     #[serde(default)]
     pub latencies: BTreeMap<String, Latencies>,
+    /// TLS on the data port; none without it, and of nodes that are older than it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsStatus>,
 }
 
 /// Where a node is in its life.
@@ -101,4 +104,63 @@ pub struct Connections {
     pub limit: u64,
     /// Refused at the limit, since the start.
     pub refused: u64,
+}
+
+/// TLS as it is served now, whatever the files say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsStatus {
+    /// Whether clients must show a certificate.
+    pub mode: TlsMode,
+    /// The node's own certificate.
+    pub certificate: ServedCertificate,
+    /// [`crate::content_hash`] of the DER of all CAs that vouch for clients, sorted and put together.
+    pub bundle: String,
+    /// The serial of each of these CAs, in hexadecimal digits.
+    pub cas: Vec<String>,
+    /// Times that other files were taken over, since the start.
+    pub reloads: u64,
+    /// Times that files could not be taken over, by reason, since the start.
+    pub failures: BTreeMap<String, u64>,
+    /// What is wrong with the files that are there now; none where they are what is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
+    /// Clients by the name in their certificates.
+    pub identities: Vec<ClientIdentity>,
+}
+
+/// The certificate that a node shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServedCertificate {
+    /// Its serial, in hexadecimal digits.
+    pub serial: String,
+    /// When it expires, in seconds of unix time.
+    pub not_after: u64,
+    /// The SHA-256 of the public key (`SubjectPublicKeyInfo`) of the CA that vouches for it, in hexadecimal digits.
+    pub issuer: String,
+}
+
+/// A client, as its certificates name it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientIdentity {
+    /// The name as in the list of those who are let in, such as `DNS:web.shop.svc`.
+    pub name: String,
+    /// Each certificate that it was seen with.
+    pub serials: Vec<ClientSerial>,
+}
+
+/// One certificate of a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientSerial {
+    /// Its serial, in hexadecimal digits.
+    pub serial: String,
+    /// As [`ServedCertificate::issuer`].
+    pub issuer: String,
+    /// Connections that stand on it now.
+    pub sessions: u64,
+    /// When a connection with it was last begun or ended, in seconds of unix time; now, while there is one.
+    pub last_seen: u64,
 }

@@ -58,6 +58,27 @@ impl Budget {
         self.usual.used.load(Ordering::Relaxed) + self.growth.used.load(Ordering::Relaxed)
     }
 
+    /// Whether `bytes` are left for what connections hold beside their batches.
+    #[must_use]
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.usual.used.load(Ordering::Relaxed).saturating_add(bytes) <= self.usual.limit
+    }
+
+    /// Takes `bytes` for what a connection holds beside its batch; takes nothing and says no where they are not left.
+    pub fn take(&self, bytes: usize) -> bool {
+        self.usual.take(bytes)
+    }
+
+    /// Counts `bytes` that a connection holds already, whether they are left or not.
+    pub fn take_anyway(&self, bytes: usize) {
+        self.usual.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives back what was taken for a connection.
+    pub fn give_back(&self, bytes: usize) {
+        self.usual.give_back(bytes);
+    }
+
     /// Sessions that wait for memory now, on all workers.
     #[must_use]
     pub fn waiting(&self) -> isize {

@@ -60,6 +60,7 @@ impl Batch {
                 Received::Bytes { count, drained: count < room }
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Received::Nothing,
+            Err(error) if error.kind() == ErrorKind::OutOfMemory => Received::NoMemory,
             Err(error) if error.kind() == ErrorKind::Interrupted => Received::Bytes { count: 0, drained: false },
             Err(error) => Received::Broken(error),
         }

@@ -2,7 +2,8 @@
 
 use tracing::debug;
 
-use super::{Ending, SWEEP_US, Worker};
+use super::ending::Ending;
+use super::{SWEEP_US, Worker};
 use crate::balance::{Balance, MOST_MOVES, Moved};
 use crate::connections::Listed;
 use crate::session::{Session, SessionId};
@@ -34,6 +35,10 @@ impl Worker {
         // What has arrived meanwhile is reported as well.
         if let Err(error) = session.transport.register(self.poll.registry(), id.token()) {
             self.close(id, &Ending::Broken(error));
+        } else if !session.transport.is_admitted() {
+            self.close(id, &Ending::Untrusted);
+        } else if session.readable {
+            self.serve(id);
         }
     }
 
