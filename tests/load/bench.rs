@@ -4,19 +4,21 @@ mod plot;
 mod report;
 mod rows;
 mod servers;
+mod tls;
 
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use clap::Args;
 use serde_json::Value;
 
-use crate::bench::report::{Findings, Idle, Machine};
+use crate::bench::report::{Findings, Handshake, Idle, Machine};
 use crate::bench::rows::{Cell, Figure, Group, Measure, Row, RowResult, Sample, groups};
 use crate::bench::servers::{Kind, Programs, Running};
+use crate::bench::tls::Files;
 
 /// Compare cache-node, memcached and the floor, and write data_plane.md, .json and .svg.
 ///
@@ -54,12 +56,27 @@ pub struct Scale {
     /// Bytes of all values together, where they are large.
     pub large: usize,
     pub idle_connections: usize,
+    pub handshakes: usize,
 }
 
-const FULL: Scale =
-    Scale { runs: 5, duration: "2s", warmup: "300ms", keys: 1_000_000, large: 200 << 20, idle_connections: 10_000 };
-const QUICK: Scale =
-    Scale { runs: 3, duration: "500ms", warmup: "100ms", keys: 50_000, large: 32 << 20, idle_connections: 1_000 };
+const FULL: Scale = Scale {
+    runs: 5,
+    duration: "2s",
+    warmup: "300ms",
+    keys: 1_000_000,
+    large: 200 << 20,
+    idle_connections: 10_000,
+    handshakes: 2_000,
+};
+const QUICK: Scale = Scale {
+    runs: 3,
+    duration: "500ms",
+    warmup: "100ms",
+    keys: 50_000,
+    large: 32 << 20,
+    idle_connections: 1_000,
+    handshakes: 300,
+};
 /// Where more requests than this share are answered with an error, the server does not do what the row asks for.
 const REFUSED_SHARE: f64 = 0.01;
 
@@ -77,13 +94,18 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         cores: machine.cores,
     };
     fs::create_dir_all(&programs.work)?;
-    let bench = Bench { options, scale, programs };
-    let mut findings = Findings { machine, scale, quick: options.quick, rows: Vec::new(), idle: Vec::new() };
+    let tls = Files::write(programs.work.join("tls"))?;
+    let bench = Bench { options, scale, programs, tls };
+    let (quick, rows, idle, handshakes) = (options.quick, Vec::new(), Vec::new(), Vec::new());
+    let mut findings = Findings { machine, scale, quick, rows, idle, handshakes };
     for group in groups(&scale) {
         bench.measure_group(group, &mut findings.rows)?;
     }
     if bench.is_wanted("idle connections") {
-        findings.idle = bench.measure_idle()?;
+        findings.idle = bench.measure_idle();
+    }
+    if bench.is_wanted("TLS, handshakes") {
+        findings.handshakes = bench.measure_handshakes();
     }
     fs::remove_dir_all(&bench.programs.work)?;
     let text = findings.markdown();
@@ -102,6 +124,7 @@ struct Bench<'a> {
     options: &'a Options,
     scale: Scale,
     programs: Programs,
+    tls: Files,
 }
 
 impl Bench<'_> {
@@ -118,7 +141,8 @@ impl Bench<'_> {
         let mut started = Vec::new();
         for kind in kinds {
             eprintln!("{}: {} starts and is filled", group.name, kind.name());
-            let running = Running::start(kind, &self.programs, group.value_size).and_then(|running| {
+            let tls = group.tls.then_some(&self.tls);
+            let running = Running::start(kind, &self.programs, group.value_size, tls).and_then(|running| {
                 if kind.is_cache() {
                     self.load(&running, &group.arguments, &["--warmup", "0s", "--duration", "1ms"])?;
                 }
@@ -128,7 +152,9 @@ impl Bench<'_> {
         }
         for row in rows {
             let rate = match row.measure {
-                Measure::HalfOfMemcached => Some(half_of_memcached(results)?),
+                Measure::HalfOfMemcached(of) | Measure::BesideHandshakes(of, _) => {
+                    Some(half_of_memcached(of, results)?)
+                }
                 Measure::Closed => None,
             };
             results.push(self.measure_row(row, &group.arguments, rate, &started));
@@ -157,7 +183,13 @@ impl Bench<'_> {
                 }
                 let found = started.iter().find(|(started, _)| started == kind);
                 let sample = match found {
-                    Some((_, Ok(running))) => self.load(running, arguments, &own),
+                    Some((_, Ok(running))) => match row.measure {
+                        Measure::BesideHandshakes(_, rate) => {
+                            let _beside = self.shake_hands(running, rate);
+                            self.load(running, arguments, &own)
+                        }
+                        _ => self.load(running, arguments, &own),
+                    },
                     Some((_, Err(reason))) => Err(reason.clone()),
                     None => Err("it was not started".to_owned()),
                 };
@@ -180,7 +212,7 @@ impl Bench<'_> {
         let pid = server.pid().to_string();
         let mut command = self.programs.pinned(1, &self.programs.load);
         command.args(["run", "--quiet", "--json", "-", "--server", &address, "--measure", &pid]);
-        command.args(group).args(own);
+        command.args(group).args(own).args(server.tls.iter().flat_map(Files::of_client));
         // A server that speaks a protocol of its own is asked in that one; the last argument counts.
         if let Some(protocol) = server.kind.protocol() {
             command.args(["--protocol", protocol]);
@@ -194,25 +226,67 @@ impl Bench<'_> {
         sample(&report)
     }
 
-    fn measure_idle(&self) -> Result<Vec<Idle>, Box<dyn Error>> {
-        let mut found = Vec::new();
+    fn measure_idle(&self) -> Vec<Idle> {
+        let mut found: Vec<Idle> = [false, true]
+            .into_iter()
+            .flat_map(|tls| [Kind::Memcached, Kind::Node].map(|kind| Idle { kind, tls, bytes: Ok(Vec::new()) }))
+            .collect();
         for run in 0..self.scale.runs {
             eprintln!("idle connections: run {} of {}", run + 1, self.scale.runs);
-            for kind in [Kind::Memcached, Kind::Node] {
+            for Idle { kind, tls, bytes } in &mut found {
+                let tls = tls.then_some(&self.tls);
                 // Afresh each time: what a server has once allocated for connections it keeps.
-                let bytes = Running::start(kind, &self.programs, 100).and_then(|server| self.idle(&server));
-                let at = found.iter().position(|idle: &Idle| idle.kind == kind).unwrap_or_else(|| {
-                    found.push(Idle { kind, bytes: Ok(Vec::new()) });
-                    found.len() - 1
-                });
-                match (&mut found[at].bytes, bytes) {
-                    (Ok(all), Ok(bytes)) => all.push(bytes),
-                    (all, Err(reason)) => *all = Err(reason),
-                    (Err(_), Ok(_)) => {}
-                }
+                let more = Running::start(*kind, &self.programs, 100, tls).and_then(|server| self.idle(&server));
+                collect(bytes, more);
             }
         }
-        Ok(found)
+        found
+    }
+
+    fn measure_handshakes(&self) -> Vec<Handshake> {
+        let mut found: Vec<Handshake> = [false, true]
+            .into_iter()
+            .flat_map(|resumed| {
+                [Kind::Memcached, Kind::Node].map(|kind| Handshake { kind, resumed, micros: Ok(Vec::new()) })
+            })
+            .collect();
+        for run in 0..self.scale.runs {
+            eprintln!("TLS, handshakes: run {} of {}", run + 1, self.scale.runs);
+            for Handshake { kind, resumed, micros } in &mut found {
+                let server = Running::start(*kind, &self.programs, 100, Some(&self.tls));
+                collect(micros, server.and_then(|server| self.handshakes(&server, *resumed)));
+            }
+        }
+        found
+    }
+
+    /// Microseconds of the server's processor time for a connection that is made, used once and closed.
+    fn handshakes(&self, server: &Running, resumed: bool) -> Result<f64, String> {
+        let mut command = self.of_handshakes(server);
+        let count = self.scale.handshakes.to_string();
+        command.args(["--count", &count, "--measure", &server.pid().to_string()]);
+        command.args(resumed.then_some("--resume"));
+        let report = answer(&mut command)?;
+        let came_back = report["resumed"].as_u64().unwrap_or_default();
+        if resumed && came_back < self.scale.handshakes as u64 {
+            return Err(format!("{came_back} of {count} connections were resumed"));
+        }
+        report["serverCpuMicrosEach"].as_f64().ok_or_else(|| "the generator tells no time".to_owned())
+    }
+
+    /// Has others shake hands with a server until what is returned is dropped.
+    fn shake_hands(&self, server: &Running, rate: u32) -> Option<Beside> {
+        let mut command = self.of_handshakes(server);
+        command.args(["--rate", &rate.to_string(), "--count", &u32::MAX.to_string()]);
+        let child = command.stdout(Stdio::null()).spawn();
+        child.map(Beside).inspect_err(|error| eprintln!("no handshakes beside it: {error}")).ok()
+    }
+
+    fn of_handshakes(&self, server: &Running) -> Command {
+        let mut command = self.programs.pinned(1, &self.programs.load);
+        command.args(["handshakes", "--server", &format!("127.0.0.1:{}", server.port)]);
+        command.args(self.tls.of_client());
+        command
     }
 
     fn idle(&self, server: &Running) -> Result<f64, String> {
@@ -220,16 +294,41 @@ impl Bench<'_> {
         let (address, pid) = (format!("127.0.0.1:{}", server.port), server.pid().to_string());
         let connections = self.scale.idle_connections.to_string();
         command.args(["idle", "--server", &address, "--measure", &pid, "--connections", &connections]);
-        let output = command.output().map_err(|error| format!("the generator cannot be run: {error}"))?;
-        if !output.status.success() {
-            return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
-        }
-        let report: Value = serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())?;
+        command.args(server.tls.iter().flat_map(Files::of_client));
+        let report = answer(&mut command)?;
         let still = report["answeredAfterwards"].as_u64().unwrap_or_default();
         if still != self.scale.idle_connections as u64 {
             return Err(format!("{still} of {connections} connections were answered after they had been idle"));
         }
         report["bytesEachIdle"].as_f64().ok_or_else(|| "the generator tells no bytes".to_owned())
+    }
+}
+
+/// The one line that a program of ours says.
+fn answer(command: &mut Command) -> Result<Value, String> {
+    let output = command.output().map_err(|error| format!("the generator cannot be run: {error}"))?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+    }
+    serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())
+}
+
+fn collect(all: &mut Result<Vec<f64>, String>, more: Result<f64, String>) {
+    match (&mut *all, more) {
+        (Ok(all), Ok(more)) => all.push(more),
+        (_, Err(reason)) => *all = Err(reason),
+        (Err(_), Ok(_)) => {}
+    }
+}
+
+/// A program that runs beside what is measured.
+struct Beside(Child);
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.kill().and_then(|()| self.0.wait()) {
+            eprintln!("the handshakes beside it could not be ended: {error}");
+        }
     }
 }
 
@@ -255,11 +354,13 @@ fn sample(report: &Value) -> Result<Sample, String> {
     })
 }
 
-/// Half of what memcached does unpipelined, in requests a second.
-fn half_of_memcached(results: &[RowResult]) -> Result<f64, Box<dyn Error>> {
-    let unpipelined = results.iter().find(|result| result.row.name == rows::UNPIPELINED);
-    let rate = unpipelined.and_then(|result| result.median(Kind::Memcached, Figure::Rate));
-    Ok(rate.ok_or("the fixed rate is half of what memcached does unpipelined: that row is needed too")? / 2.0)
+/// Half of what memcached does in this row, in requests a second.
+fn half_of_memcached(row: &str, results: &[RowResult]) -> Result<f64, Box<dyn Error>> {
+    let found = results.iter().find(|result| result.row.name == row);
+    let rate = found.and_then(|result| result.median(Kind::Memcached, Figure::Rate));
+    Ok(rate
+        .ok_or_else(|| format!("the fixed rate is half of what memcached does in \"{row}\": that row is needed too"))?
+        / 2.0)
 }
 
 /// The cores of this machine.

@@ -1,13 +1,16 @@
 //! Connections that do nothing: what they cost a server.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use rustls::StreamOwned;
 use serde_json::json;
 
 use crate::run::raise_file_limit;
+use crate::transport::{Identity, IdentityFiles};
 use crate::usage::Usage;
 
 /// Open connections, use each once, and hold them.
@@ -31,6 +34,15 @@ pub struct Options {
     /// How long they are idle
     #[arg(long, value_name = "TIME", default_value = "2s")]
     hold: config::Duration,
+    /// TLS, trusting the certificates in this file (PEM)
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// The client's certificate chain (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_ca", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key to it (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// The process of the server
     #[arg(long, value_name = "PID")]
     measure: u32,
@@ -48,19 +60,22 @@ pub fn run(options: &Options) -> io::Result<()> {
     raise_file_limit(options.connections)?;
     let addresses: Vec<_> = options.server.to_socket_addrs()?.collect();
     // The first connections make a server allocate what it keeps: that is no connection's cost.
-    let warm = (0..10).map(|_| opened(options, &addresses)).collect::<io::Result<Vec<_>>>()?;
+    let pair = options.tls_cert.clone().zip(options.tls_key.clone());
+    let files = options.tls_ca.clone().map(|ca| IdentityFiles { ca, pair, name: None });
+    let tls = files.map(|files| files.load(&options.server)).transpose()?;
+    let open_one = || opened(options, &addresses, tls.as_ref());
+    let warm = (0..10).map(|_| open_one()).collect::<io::Result<Vec<_>>>()?;
     let before = Usage::of(options.measure)?;
     let mut held = Vec::with_capacity(options.connections);
     for index in 0..options.connections {
-        let opened = opened(options, &addresses);
-        held.push(opened.map_err(|error| io::Error::other(format!("connection {}: {error}", index + 1)))?);
+        held.push(open_one().map_err(|error| io::Error::other(format!("connection {}: {error}", index + 1)))?);
     }
     let open = Usage::of(options.measure)?;
     std::thread::sleep(options.hold.0);
     let idle = Usage::of(options.measure)?;
     let mut still = 0;
     for stream in &mut held {
-        still += usize::from(ask(options, stream).is_ok());
+        still += usize::from(ask(options, stream.as_mut()).is_ok());
     }
     let each = |usage: Usage| (usage.resident as f64 - before.resident as f64) / options.connections as f64;
     let line = json!({
@@ -76,15 +91,23 @@ pub fn run(options: &Options) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }
 
-fn opened(options: &Options, addresses: &[std::net::SocketAddr]) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(addresses)?;
+fn opened(options: &Options, addresses: &[SocketAddr], tls: Option<&Identity>) -> io::Result<Box<dyn Stream>> {
+    let stream = TcpStream::connect(addresses)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_nodelay(true)?;
-    ask(options, &mut stream)?;
+    let mut stream: Box<dyn Stream> = match tls {
+        None => Box::new(stream),
+        Some(identity) => Box::new(StreamOwned::new(identity.session()?, stream)),
+    };
+    ask(options, stream.as_mut())?;
     Ok(stream)
 }
 
-fn ask(options: &Options, stream: &mut TcpStream) -> io::Result<()> {
+/// A connection, in the clear or within TLS.
+trait Stream: Read + Write {}
+impl<S: Read + Write> Stream for S {}
+
+fn ask(options: &Options, stream: &mut dyn Stream) -> io::Result<()> {
     stream.write_all(format!("{}\r\n", options.request).as_bytes())?;
     let mut reader = BufReader::with_capacity(512, stream);
     for _ in 0..LINES {

@@ -5,6 +5,7 @@ mod connection;
 mod distribution;
 mod driver;
 mod floor;
+mod handshakes;
 mod idle;
 mod keyspace;
 mod memory;
@@ -49,6 +50,7 @@ struct Arguments {
 enum Command {
     Run(Box<Options>),
     Idle(idle::Options),
+    Handshakes(handshakes::Options),
     Bench(bench::Options),
     Memory(memory::Options),
     /// Serve what is no cache: look for line ends, and answer each with the reply to a hit
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(options) => run(&options),
         Command::Idle(options) => idle::run(&options).map_err(Box::from),
+        Command::Handshakes(options) => handshakes::run(&options).map_err(Box::from),
         Command::Bench(options) => bench::run(&options),
         Command::Memory(options) => memory::run(&options).map_err(|failure| failure.to_string().into()),
         Command::Floor { listen, key_size, value_size } => {

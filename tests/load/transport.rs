@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use mio::net::TcpStream;
+use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
@@ -27,9 +28,8 @@ impl Transport {
     pub fn connect(address: SocketAddr, tls: Option<&Identity>) -> io::Result<Transport> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        let Some(Identity { config, name }) = tls else { return Ok(Transport::Plain(stream)) };
-        let session = ClientConnection::new(config.clone(), name.clone()).map_err(io::Error::other)?;
-        Ok(Transport::Tls(stream, Box::new(session)))
+        let Some(identity) = tls else { return Ok(Transport::Plain(stream)) };
+        Ok(Transport::Tls(stream, Box::new(identity.session()?)))
     }
 
     pub fn stream(&mut self) -> &mut TcpStream {
@@ -167,6 +167,24 @@ fn again<T>(mut operation: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 pub struct Identity {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
+}
+
+impl Identity {
+    /// The same, but a stranger to every server: each handshake is a full one.
+    #[must_use]
+    pub fn without_tickets(&self) -> Identity {
+        let mut config = ClientConfig::clone(&self.config);
+        config.resumption = Resumption::disabled();
+        Identity { config: Arc::new(config), name: self.name.clone() }
+    }
+
+    /// The beginning of a session.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub fn session(&self) -> io::Result<ClientConnection> {
+        ClientConnection::new(self.config.clone(), self.name.clone()).map_err(io::Error::other)
+    }
 }
 
 /// The files of a client's identity. They are read again when they have changed, as a client of a cache whose certificates

@@ -7,7 +7,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::bench::rows::{
-    DEPTH, Figure, Measure, PING, PING_PIPELINED, PIPELINED, RowResult, Spread, THREAD, UNPIPELINED,
+    DEPTH, Figure, Measure, PING, PING_PIPELINED, PIPELINED, RowResult, Spread, THREAD, TLS_HANDSHAKES, TLS_RATE,
+    UNPIPELINED,
 };
 use crate::bench::servers::Kind;
 use crate::bench::{Scale, cores, version};
@@ -39,8 +40,19 @@ impl Machine {
 #[derive(Debug)]
 pub struct Idle {
     pub kind: Kind,
+    pub tls: bool,
     /// Resident bytes a connection, run by run; or why there are none.
     pub bytes: Result<Vec<f64>, String>,
+}
+
+/// What a connection within TLS costs one server, from its handshake to its end.
+#[derive(Debug)]
+pub struct Handshake {
+    pub kind: Kind,
+    /// With the ticket of another.
+    pub resumed: bool,
+    /// Microseconds of processor time, run by run; or why there are none.
+    pub micros: Result<Vec<f64>, String>,
 }
 
 /// All that was found.
@@ -51,6 +63,7 @@ pub struct Findings {
     pub quick: bool,
     pub rows: Vec<RowResult>,
     pub idle: Vec<Idle>,
+    pub handshakes: Vec<Handshake>,
 }
 
 impl Findings {
@@ -78,6 +91,7 @@ impl Findings {
         self.write_threads(text)?;
         self.write_ping(text)?;
         self.write_idle(text)?;
+        self.write_handshakes(text)?;
         self.write_absent(text)
     }
 
@@ -130,9 +144,12 @@ impl Findings {
     }
 
     fn write_latency(&self, text: &mut String) -> fmt::Result {
-        for result in self.rows.iter().filter(|result| result.row.measure == Measure::HalfOfMemcached) {
-            let rate = result.rate.unwrap_or_default();
-            writeln!(text, "\n## Latency at {rate:.0} requests a second, half of memcached's most, in microseconds\n")?;
+        for result in self.rows.iter().filter(|result| result.row.measure != Measure::Closed) {
+            let (name, rate) = (result.row.name, result.rate.unwrap_or_default());
+            writeln!(
+                text,
+                "\n## Latency, {name}: {rate:.0} requests a second, half of memcached's most, in microseconds\n"
+            )?;
             writeln!(text, "| | memcached | cache-node | floor | of memcached | goal |\n|---|---|---|---|---|---|")?;
             for (name, figure, goal) in
                 [("p50", Figure::P50, 1.0), ("p99", Figure::P99, 1.1), ("p999", Figure::P999, 1.1)]
@@ -143,6 +160,15 @@ impl Findings {
                 let judged = judged(ratio, Some(goal));
                 writeln!(text, "| {name} | {memcached} | {node} | {floor} | {judged} | at most {goal} |")?;
             }
+        }
+        let p999 = |name| self.row(name).and_then(|result| result.median(Kind::Node, Figure::P999));
+        if let Some((alone, beside)) = p999(TLS_RATE).zip(p999(TLS_HANDSHAKES)) {
+            let (ratio, goal) = (beside / alone, 1.5);
+            let missed = if ratio > goal { " **missed**" } else { "" };
+            writeln!(
+                text,
+                "\nBeside the handshakes cache-node's p999 is {ratio:.2} times its own without them (goal: at most {goal}){missed}."
+            )?;
         }
         Ok(())
     }
@@ -213,13 +239,35 @@ impl Findings {
         let connections = self.scale.idle_connections;
         writeln!(text, "\n## Resident memory of an idle connection, at {connections}, in bytes\n")?;
         writeln!(text, "| | median | least | most |\n|---|---|---|---|")?;
-        for Idle { kind, bytes } in &self.idle {
+        for Idle { kind, tls, bytes } in &self.idle {
+            let name = if *tls { format!("{}, TLS", kind.name()) } else { kind.name().to_owned() };
             let spread = bytes.as_ref().ok().and_then(|bytes| Spread::of(bytes));
             match spread {
                 Some(Spread { least, median, most }) => {
-                    writeln!(text, "| {} | {median:.0} | {least:.0} | {most:.0} |", kind.name())?;
+                    writeln!(text, "| {name} | {median:.0} | {least:.0} | {most:.0} |")?;
                 }
-                None => writeln!(text, "| {} | absent | | |", kind.name())?,
+                None => writeln!(text, "| {name} | absent | | |")?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write_handshakes(&self, text: &mut String) -> fmt::Result {
+        if self.handshakes.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            text,
+            "\n## Processor time of a connection within TLS: handshake, one request, end, in microseconds\n"
+        )?;
+        writeln!(text, "| | median | least | most |\n|---|---|---|---|")?;
+        for Handshake { kind, resumed, micros } in &self.handshakes {
+            let name = format!("{}, {}", kind.name(), if *resumed { "resumed" } else { "full" });
+            match micros.as_ref().ok().and_then(|micros| Spread::of(micros)) {
+                Some(Spread { least, median, most }) => {
+                    writeln!(text, "| {name} | {median:.0} | {least:.0} | {most:.0} |")?;
+                }
+                None => writeln!(text, "| {name} | absent | | |")?,
             }
         }
         Ok(())
@@ -233,7 +281,10 @@ impl Findings {
             .idle
             .iter()
             .filter_map(|idle| Some(format!("{}, idle connections: {}", idle.kind.name(), idle.bytes.as_ref().err()?)));
-        let mut absent: Vec<String> = of_rows.chain(of_idle).collect();
+        let of_handshakes = self.handshakes.iter().filter_map(|handshake| {
+            Some(format!("{}, handshakes: {}", handshake.kind.name(), handshake.micros.as_ref().err()?))
+        });
+        let mut absent: Vec<String> = of_rows.chain(of_idle).chain(of_handshakes).collect();
         absent.dedup();
         if !absent.is_empty() {
             writeln!(text, "\n## Absent\n")?;
@@ -287,7 +338,12 @@ impl Findings {
         });
         let idle = self.idle.iter().map(|idle| {
             let bytes = idle.bytes.as_ref().ok().and_then(|bytes| Spread::of(bytes));
-            json!({"server": idle.kind.name(), "bytes": spread(bytes), "absent": idle.bytes.as_ref().err()})
+            json!({"server": idle.kind.name(), "tls": idle.tls, "bytes": spread(bytes), "absent": idle.bytes.as_ref().err()})
+        });
+        let handshakes = self.handshakes.iter().map(|handshake| {
+            let micros = handshake.micros.as_ref().ok().and_then(|micros| Spread::of(micros));
+            let absent = handshake.micros.as_ref().err();
+            json!({"server": handshake.kind.name(), "resumed": handshake.resumed, "cpuMicros": spread(micros), "absent": absent})
         });
         json!({
             "machine": {"cores": cores, "processor": processor, "kernel": kernel, "memcached": memcached},
@@ -297,6 +353,7 @@ impl Findings {
             "idleConnections": self.scale.idle_connections,
             "rows": rows.collect::<Vec<_>>(),
             "idle": idle.collect::<Vec<_>>(),
+            "handshakes": handshakes.collect::<Vec<_>>(),
         })
     }
 }

@@ -10,6 +10,8 @@ pub struct Group {
     /// Arguments of the generator, while keys are stored and afterwards.
     pub arguments: Vec<String>,
     pub value_size: usize,
+    /// Within TLS, with client certificates.
+    pub tls: bool,
     pub rows: Vec<Row>,
 }
 
@@ -32,11 +34,16 @@ pub struct Row {
 pub enum Measure {
     /// As fast as it goes.
     Closed,
-    /// At half of what memcached does unpipelined.
-    HalfOfMemcached,
+    /// At half of what memcached does in this row.
+    HalfOfMemcached(&'static str),
+    /// As that, while others shake hands, so many times a second.
+    BesideHandshakes(&'static str, u32),
 }
 
 pub const UNPIPELINED: &str = "unpipelined get/set";
+pub const TLS_UNPIPELINED: &str = "TLS, unpipelined get/set";
+pub const TLS_RATE: &str = "TLS, fixed rate";
+pub const TLS_HANDSHAKES: &str = "TLS, fixed rate, 200 handshakes a second beside it";
 pub const PIPELINED: &str = "pipelined by 32, classic";
 pub const THREAD: &str = "pipelined by 32, with a storage thread";
 pub const PING: &str = "ping, unpipelined";
@@ -151,6 +158,7 @@ pub fn groups(scale: &Scale) -> Vec<Group> {
         name,
         arguments: arguments((scale.large / bytes) as u32, value, &[]),
         value_size: bytes,
+        tls: false,
         rows: vec![Row { goal: Some(goal), ..Row::new(row, &[], &caches) }],
     };
     vec![
@@ -158,6 +166,7 @@ pub fn groups(scale: &Scale) -> Vec<Group> {
             name: "values of 100 bytes",
             arguments: arguments(scale.keys, "100", &[]),
             value_size: 100,
+            tls: false,
             rows: vec![
                 Row { goal: Some(0.87), floor_goal: Some(1.15), ..Row::new(UNPIPELINED, &[], &all) },
                 Row { goal: Some(0.09), floor_goal: Some(2.5), ..Row::new(PIPELINED, &["--pipeline", "32"], &all) },
@@ -171,7 +180,7 @@ pub fn groups(scale: &Scale) -> Vec<Group> {
                     per_key: true,
                     ..Row::new("multi-get of 50, per key", &["--mix", "multiget", "--multiget", "50"], &caches)
                 },
-                Row { measure: Measure::HalfOfMemcached, ..Row::new("fixed rate", &[], &all) },
+                Row { measure: Measure::HalfOfMemcached(UNPIPELINED), ..Row::new("fixed rate", &[], &all) },
                 Row::new(THREAD, &["--pipeline", "32"], &[Kind::Node, Kind::NodeThread, Kind::NodeTwo]),
                 Row::new(PING, &[], &[Kind::Node, Kind::NodePing, Kind::Floor]),
                 Row::new(PING_PIPELINED, &["--pipeline", "32"], &[Kind::Node, Kind::NodePing, Kind::Floor]),
@@ -181,10 +190,26 @@ pub fn groups(scale: &Scale) -> Vec<Group> {
             name: "sliding sessions",
             arguments: arguments(scale.keys, "100", &["--ttl", "30m"]),
             value_size: 100,
+            tls: false,
             rows: vec![Row {
                 goal: Some(0.9),
                 ..Row::new("touch and gat on sliding sessions", &["--mix", "gat=50,touch=50"], &caches)
             }],
+        },
+        Group {
+            name: "TLS with client certificates",
+            arguments: arguments(scale.keys, "100", &[]),
+            value_size: 100,
+            tls: true,
+            rows: vec![
+                Row { goal: Some(0.85), ..Row::new(TLS_UNPIPELINED, &[], &caches) },
+                Row { goal: Some(0.10), ..Row::new("TLS, pipelined by 32", &["--pipeline", "32"], &caches) },
+                Row { measure: Measure::HalfOfMemcached(TLS_UNPIPELINED), ..Row::new(TLS_RATE, &[], &caches) },
+                Row {
+                    measure: Measure::BesideHandshakes(TLS_UNPIPELINED, 200),
+                    ..Row::new(TLS_HANDSHAKES, &[], &caches)
+                },
+            ],
         },
         large("values of 4 KiB", "values of 4 KiB, unpipelined", "4Ki", 4 << 10, 0.95),
         large("values of 64 KiB", "values of 64 KiB, unpipelined", "64Ki", 64 << 10, 1.0),

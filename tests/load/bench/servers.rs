@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::bench::tls::Files;
+
 /// A server in one of its forms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -88,6 +90,8 @@ impl Programs {
 pub struct Running {
     pub kind: Kind,
     pub port: u16,
+    /// The certificates, where it speaks TLS.
+    pub tls: Option<Files>,
     child: Child,
 }
 
@@ -98,15 +102,15 @@ const MEMORY_MEBIBYTES: usize = 1024;
 impl Running {
     /// # Errors
     /// In words, where it does not come to serve: an older program, say, that does not know its configuration.
-    pub fn start(kind: Kind, programs: &Programs, value_size: usize) -> Result<Running, String> {
+    pub fn start(kind: Kind, programs: &Programs, value_size: usize, tls: Option<&Files>) -> Result<Running, String> {
         let port = free_port().map_err(|error| format!("no free port: {error}"))?;
         let log = programs.work.join(format!("{port}.log"));
-        let mut command = command(kind, programs, port, value_size).map_err(|error| error.to_string())?;
+        let mut command = command(kind, programs, port, value_size, tls).map_err(|error| error.to_string())?;
         let output = File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
         let errors = output.try_clone().map_err(|error| error.to_string())?;
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
         let child = command.spawn().map_err(|error| format!("{} cannot be started: {error}", kind.name()))?;
-        let mut running = Running { kind, port, child };
+        let mut running = Running { kind, port, tls: tls.cloned(), child };
         let deadline = Instant::now() + START;
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let ended = running.child.try_wait().ok().flatten();
@@ -134,13 +138,14 @@ impl Drop for Running {
     }
 }
 
-fn command(kind: Kind, programs: &Programs, port: u16, value_size: usize) -> io::Result<Command> {
+fn command(kind: Kind, programs: &Programs, port: u16, value_size: usize, tls: Option<&Files>) -> io::Result<Command> {
     let address = format!("127.0.0.1:{port}");
     let command = match kind {
         Kind::Memcached => {
             let mut command = programs.pinned(0, &programs.memcached);
             command.args(["-t", "1", "-l", "127.0.0.1", "-p", &port.to_string(), "-U", "0", "-u", "root"]);
             command.args(["-m", &MEMORY_MEBIBYTES.to_string(), "-c", &CONNECTIONS.to_string(), "-I", "2m"]);
+            command.args(tls.iter().flat_map(|files| files.of_memcached()));
             command
         }
         Kind::Floor => {
@@ -150,7 +155,7 @@ fn command(kind: Kind, programs: &Programs, port: u16, value_size: usize) -> io:
         }
         Kind::Node | Kind::NodeThread | Kind::NodeTwo | Kind::NodePing => {
             let file = programs.work.join(format!("{port}.yaml"));
-            let own = kind.configuration();
+            let own = kind.configuration().to_owned() + &tls.map_or_else(String::new, Files::of_node);
             let text = format!(
                 "version: 1\nlisten: {address}\nmemory: {MEMORY_MEBIBYTES}Mi\nbufferMemory: 256Mi\nmaxConnections: {CONNECTIONS}\n{own}"
             );
