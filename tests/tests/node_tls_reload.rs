@@ -33,8 +33,11 @@ fn status(node: &Node) -> Outcome<TlsStatus> {
     node.status()?.tls.ok_or_else(|| Failure::new("no TLS in the status"))
 }
 
+/// Names and contents.
+type Files = Vec<(String, String)>;
+
 /// Files that are of no use, by the reason that is given for them.
-fn bad_files(authority: &Authority, good: &Pair) -> Outcome<Vec<(&'static str, Vec<(String, String)>)>> {
+fn bad_files(authority: &Authority, good: &Pair) -> Outcome<Vec<(&'static str, Files)>> {
     let other = Authority::new("data")?;
     let (ca, stranger) = (authority.pem.as_str(), other.node()?);
     let expired = authority.issue(&Leaf::expired(&["127.0.0.1"]))?;
