@@ -86,7 +86,10 @@ fn it_has_every_field_with_its_default() -> Outcome {
     }
     for name in rows.iter().flat_map(|row| names(row)) {
         let is_declared = fields.iter().any(|field| field.path == name) || is_of_a_node(&name);
-        assert!(is_declared, "README.md explains {name}, which is declared neither in spec nor in a node's configuration");
+        assert!(
+            is_declared,
+            "README.md explains {name}, which is declared neither in spec nor in a node's configuration"
+        );
     }
     Ok(())
 }
