@@ -352,11 +352,7 @@ impl Worker {
         }
         if matches!(turn, Turn::Rest) && batch.is_empty() {
             self.pool.give_back(batch);
-            return match leaving {
-                true if self.closing => Turn::Over(Ending::Drained),
-                true => Turn::Over(Ending::Aged),
-                false => Turn::Rest,
-            };
+            return if leaving { Turn::Over(self.reason_to_leave()) } else { Turn::Rest };
         }
         // Who waits, for the client or for memory, holds as little as it can.
         if matches!(turn, Turn::Rest | Turn::Starved) {

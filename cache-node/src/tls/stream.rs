@@ -348,6 +348,46 @@ impl TlsStream {
         Ok(())
     }
 
+    /// Seals and writes as many bytes as are sealed at once.
+    fn write_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.flush_outgoing()?;
+        if self.sealed > 0 {
+            return Ok(std::mem::take(&mut self.sealed).min(bytes.len()));
+        }
+        let mut length = bytes.len().min(MOST_SEALED);
+        // What the socket does not take must be kept, so there must be memory for all of it.
+        while length > LEAST_SEALED && !self.budget.has_room(length + SEALING) {
+            length = (length / 4).max(LEAST_SEALED);
+        }
+        BUFFER.with_borrow_mut(|buffer| {
+            let sealed = self.seal(&bytes[..length], buffer)?;
+            // What the session itself had to say comes first.
+            if !self.outgoing.is_empty() {
+                self.outgoing.extend_from_slice(&buffer[..sealed]);
+                self.sealed = length;
+                self.count_held();
+                self.flush_outgoing()?;
+                return Ok(std::mem::take(&mut self.sealed));
+            }
+            let mut sent = 0;
+            while sent < sealed {
+                match self.stream.write(&buffer[sent..sealed]) {
+                    Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                    Ok(count) => sent += count,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        self.outgoing = buffer[sent..sealed].to_vec();
+                        self.sealed = length;
+                        self.count_held();
+                        return Err(error);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(length)
+        })
+    }
+
     /// Seals `bytes` into `buffer`; returns how long that is.
     fn seal(&mut self, bytes: &[u8], buffer: &mut [u8]) -> io::Result<usize> {
         let TlsStream { session, incoming, outgoing, .. } = self;
@@ -476,7 +516,7 @@ impl Write for TlsStream {
             if bytes.is_empty() {
                 return Ok(taken);
             }
-            match self.write(bytes) {
+            match self.write_once(bytes) {
                 Ok(count) => taken += count,
                 Err(_) if taken > 0 => return Ok(taken),
                 Err(error) => return Err(error),
@@ -484,45 +524,18 @@ impl Write for TlsStream {
         }
     }
 
-    /// As for a socket, with one difference: after [`ErrorKind::WouldBlock`] the next call must begin with the same bytes,
-    /// because some of them are sealed already.
+    /// As for a socket: fewer bytes than given are all that it takes now. After that, as after [`ErrorKind::WouldBlock`], the
+    /// next call must go on with the bytes that were not taken, because some of them are sealed already.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.flush_outgoing()?;
-        if self.sealed > 0 {
-            return Ok(std::mem::take(&mut self.sealed).min(bytes.len()));
-        }
-        let mut length = bytes.len().min(MOST_SEALED);
-        // What the socket does not take must be kept, so there must be memory for all of it.
-        while length > LEAST_SEALED && !self.budget.has_room(length + SEALING) {
-            length = (length / 4).max(LEAST_SEALED);
-        }
-        BUFFER.with_borrow_mut(|buffer| {
-            let sealed = self.seal(&bytes[..length], buffer)?;
-            // What the session itself had to say comes first.
-            if !self.outgoing.is_empty() {
-                self.outgoing.extend_from_slice(&buffer[..sealed]);
-                self.sealed = length;
-                self.count_held();
-                self.flush_outgoing()?;
-                return Ok(std::mem::take(&mut self.sealed));
+        let mut taken = 0;
+        while taken < bytes.len() {
+            match self.write_once(&bytes[taken..]) {
+                Ok(count) => taken += count,
+                Err(_) if taken > 0 => break,
+                Err(error) => return Err(error),
             }
-            let mut sent = 0;
-            while sent < sealed {
-                match self.stream.write(&buffer[sent..sealed]) {
-                    Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                    Ok(count) => sent += count,
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        self.outgoing = buffer[sent..sealed].to_vec();
-                        self.sealed = length;
-                        self.count_held();
-                        return Err(error);
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(length)
-        })
+        }
+        Ok(taken)
     }
 
     fn flush(&mut self) -> io::Result<()> {

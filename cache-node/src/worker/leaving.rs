@@ -5,6 +5,11 @@ use super::ending::Ending;
 use crate::session::SessionId;
 
 impl Worker {
+    /// Why a session that is to leave does so.
+    pub(super) fn reason_to_leave(&self) -> Ending {
+        if self.closing { Ending::Drained } else { Ending::Aged }
+    }
+
     /// Closes sessions of clients that are not let in any more, at once, and those that are old enough, between requests.
     pub(super) fn sweep_tls(&mut self) {
         let Some(tls) = &self.metrics.tls else { return };
