@@ -116,6 +116,7 @@ fn connections(metrics: &Metrics, totals: &Totals) -> Vec<MetricFamily> {
                 closed("idle", totals.idle_closed),
                 closed("stalled", totals.stalled_closed),
                 closed("age", totals.aged_closed),
+                closed("expired", totals.expired_closed),
                 closed("untrusted", totals.untrusted_closed),
                 closed("tls", totals.tls_closed),
             ],

@@ -55,6 +55,8 @@ pub struct Counters {
     pub stalled_closed: Counter,
     /// Sessions that were closed for their age.
     pub aged_closed: Counter,
+    /// Sessions that were closed because the client's certificate had expired.
+    pub expired_closed: Counter,
     /// Sessions that were closed because their certificate was no longer trusted.
     pub untrusted_closed: Counter,
     /// Sessions that were closed because the client spoke TLS and the port does not.
@@ -155,6 +157,8 @@ pub struct Totals {
     pub stalled_closed: u64,
     /// As [`Counters::aged_closed`].
     pub aged_closed: u64,
+    /// As [`Counters::expired_closed`].
+    pub expired_closed: u64,
     /// As [`Counters::untrusted_closed`].
     pub untrusted_closed: u64,
     /// As [`Counters::tls_closed`].
@@ -204,6 +208,7 @@ impl Totals {
         self.idle_closed += counters.idle_closed.get();
         self.stalled_closed += counters.stalled_closed.get();
         self.aged_closed += counters.aged_closed.get();
+        self.expired_closed += counters.expired_closed.get();
         self.untrusted_closed += counters.untrusted_closed.get();
         self.tls_closed += counters.tls_closed.get();
         self.memory_waits += counters.memory_waits.get();
@@ -225,6 +230,7 @@ impl Totals {
         self.idle_closed -= base.idle_closed;
         self.stalled_closed -= base.stalled_closed;
         self.aged_closed -= base.aged_closed;
+        self.expired_closed -= base.expired_closed;
         self.untrusted_closed -= base.untrusted_closed;
         self.tls_closed -= base.tls_closed;
         self.memory_waits -= base.memory_waits;

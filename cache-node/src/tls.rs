@@ -89,7 +89,7 @@ impl Tls {
 
     /// When the connection of this number, which begins now, is old enough to be closed.
     #[must_use]
-    pub fn due(&self, now: Instant, number: u64) -> Option<Instant> {
+    pub fn end_of_age(&self, now: Instant, number: u64) -> Option<Instant> {
         let age = self.settings.max_connection_age.0.as_micros() as u64;
         (age > 0).then(|| now.after(spread(age, number)))
     }

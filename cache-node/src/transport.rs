@@ -1,13 +1,28 @@
 //! The byte stream of one connection: plain, or TLS.
 
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::net::SocketAddr;
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::net::{Shutdown, SocketAddr};
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
 use crate::clock::Instant;
+use crate::tls::identities::Presence;
 use crate::tls::stream::TlsStream;
+
+/// What is dropped by one call of what a client sends after the end.
+const DISCARDED_AT_ONCE: usize = 16 << 10;
+/// Such calls in a row.
+const MOST_DISCARDS: usize = 64;
+
+/// Why a connection has had its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// It is as old as `maxConnectionAge` allows.
+    Aged,
+    /// The certificate has expired by which its client was let in.
+    Expired,
+}
 
 /// A connection to a client.
 #[derive(Debug)]
@@ -64,7 +79,7 @@ impl Transport {
     pub fn is_admitted(&self) -> bool {
         match self {
             Transport::Plain(_) => true,
-            Transport::Tls(stream) => stream.presence.as_ref().is_some_and(|presence| presence.is_admitted()),
+            Transport::Tls(stream) => stream.presence().is_some_and(Presence::is_admitted),
         }
     }
 
@@ -73,16 +88,16 @@ impl Transport {
     pub fn identity(&self) -> Option<&str> {
         match self {
             Transport::Plain(_) => None,
-            Transport::Tls(stream) => stream.presence.as_ref().map(|presence| presence.name()),
+            Transport::Tls(stream) => stream.presence().map(Presence::name),
         }
     }
 
-    /// Whether the connection is old enough to be closed between two requests.
+    /// Why the connection is to be closed between two requests by now; none: it may stay.
     #[must_use]
-    pub fn is_due(&self, now: Instant) -> bool {
+    pub fn due(&self, now: Instant) -> Option<Due> {
         match self {
-            Transport::Plain(_) => false,
-            Transport::Tls(stream) => stream.due.is_some_and(|due| now >= due),
+            Transport::Plain(_) => None,
+            Transport::Tls(stream) => stream.due(now),
         }
     }
 
@@ -91,6 +106,30 @@ impl Transport {
         if let Transport::Tls(stream) = self {
             stream.close();
         }
+    }
+
+    /// As [`Transport::close`], and closes this side of the connection for good, while the client may still read.
+    ///
+    /// # Errors
+    /// What the system says, such as that the client is gone.
+    pub fn finish(&mut self) -> io::Result<()> {
+        self.close();
+        self.socket().shutdown(Shutdown::Write)
+    }
+
+    /// Drops what the client has sent; says whether it may send more.
+    pub fn discard(&mut self) -> bool {
+        let mut bytes = [0; DISCARDED_AT_ONCE];
+        for _ in 0..MOST_DISCARDS {
+            match self.socket().read(&mut bytes) {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return error.kind() == ErrorKind::WouldBlock,
+            }
+        }
+        // Who sends so much does not listen.
+        false
     }
 
     fn socket(&mut self) -> &mut TcpStream {

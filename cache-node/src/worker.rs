@@ -3,6 +3,7 @@
 mod ending;
 mod handover;
 mod leaving;
+mod lingering;
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,6 +25,7 @@ use crate::storage::{Storage, Submitted};
 use crate::transport::Transport;
 use crate::watch::{Event, Ticket};
 use crate::worker::ending::Ending;
+use crate::worker::lingering::Lingering;
 
 /// The token of everything that is not a session: hand-over, replies of the storage thread, drain.
 pub const WAKE: Token = Token(usize::MAX);
@@ -74,6 +76,8 @@ pub struct Worker {
     metrics: Arc<Metrics>,
     protocol: Protocol,
     idle_timeout_us: Option<u64>,
+    /// Connections that have ended, until their clients have heard of it.
+    lingering: Lingering,
     /// Sessions that had used up their steps before they were done.
     unfinished: Vec<SessionId>,
     /// Those of the round before, while they have their turn.
@@ -124,6 +128,7 @@ impl Worker {
             protocol: protocol(&metrics.config),
             idle_timeout_us: (idle_timeout_us > 0).then_some(idle_timeout_us),
             metrics,
+            lingering: Lingering::default(),
             unfinished: Vec::new(),
             resumed: Vec::new(),
             starved: VecDeque::new(),
@@ -152,6 +157,7 @@ impl Worker {
             self.serve_starved();
             self.storage.publish();
             self.sweep();
+            self.lingering.expire(self.now);
             self.beat();
         }
         Ok(())
@@ -162,7 +168,7 @@ impl Worker {
             Phase::Stopping => true,
             Phase::Closing => {
                 let none_comes = self.arrivals.is_abandoned() && self.arrivals.is_empty() && !self.metrics.has_moves();
-                self.sessions.is_empty() && none_comes
+                self.sessions.is_empty() && self.lingering.is_empty() && none_comes
             }
             _ => false,
         }
@@ -205,7 +211,10 @@ impl Worker {
     fn serve_ready(&mut self, events: &Events) {
         for event in events.iter().filter(|event| event.token() != WAKE) {
             let id = SessionId::of(event.token());
-            let Some(session) = self.sessions.get_mut(id) else { continue };
+            let Some(session) = self.sessions.get_mut(id) else {
+                self.lingering.hear(event.token());
+                continue;
+            };
             // A connection that failed, or was closed, is found out by reading from it.
             if event.is_writable() && !session.writable {
                 session.listed.set_use(Use::Reads);
@@ -352,7 +361,8 @@ impl Worker {
         }
         if matches!(turn, Turn::Rest) && batch.is_empty() {
             self.pool.give_back(batch);
-            return if leaving { Turn::Over(self.reason_to_leave()) } else { Turn::Rest };
+            let due = session.transport.due(self.now);
+            return if leaving { Turn::Over(self.reason_to_leave(due)) } else { Turn::Rest };
         }
         // Who waits, for the client or for memory, holds as little as it can.
         if matches!(turn, Turn::Rest | Turn::Starved) {
@@ -396,8 +406,13 @@ impl Worker {
         let client = session.listed.client;
         let gone = || Event::Disconnected { client, reason: ending.word() };
         self.metrics.watch.tell_if_wanted(Streams::CONNECTIONS, gone);
-        session.transport.close();
+        if ending.is_gentle() {
+            self.lingering.finish(session.transport, id.token(), self.now);
+        } else {
+            session.transport.close();
+        }
         match ending {
+            Ending::Expired => self.counters.expired_closed.add(1),
             Ending::Aged => self.counters.aged_closed.add(1),
             Ending::Untrusted => self.counters.untrusted_closed.add(1),
             Ending::Tls => self.counters.tls_closed.add(1),

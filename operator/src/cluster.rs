@@ -115,11 +115,9 @@ impl Shape {
         let Inputs { image: _, node, cache, pod_template } = inputs;
         let memory: Bytes = node.memory.parse().map_err(|e| InvalidSpec::new("node.memory", e))?;
         let max_item_size: Bytes = cache.max_item_size.parse().map_err(|e| InvalidSpec::new("cache.maxItemSize", e))?;
-        let budget = Budget::divide(memory, node.workers, node.max_connections, max_item_size)
-            .map_err(|e| InvalidSpec::new("node.memory", e))?;
         let drain_delay = duration("node.drainDelay", &node.drain_delay)?;
         let all_interfaces = |port| std::net::SocketAddr::from(([0, 0, 0, 0], port));
-        let config = budget.apply(Config {
+        let config = Config {
             listen: all_interfaces(config::DATA_PORT),
             health: Some(all_interfaces(config::HEALTH_PORT)),
             admin: Some(all_interfaces(config::ADMIN_PORT)),
@@ -130,7 +128,9 @@ impl Shape {
             eviction: eviction(cache.eviction),
             max_item_size,
             ..Config::default()
-        });
+        };
+        let budget = Budget::divide(memory, &config).map_err(|e| InvalidSpec::new("node.memory", e))?;
+        let config = budget.apply(config);
         config.check().map_err(|e| InvalidSpec::new("node", e))?;
         let drain_seconds = i64::try_from(drain_delay.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
         let grace_seconds = match pod_template.termination_grace_period_seconds {

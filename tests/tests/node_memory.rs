@@ -2,10 +2,12 @@
 
 use std::fs;
 
-use config::{Budget, Bytes, Config};
+use config::{Budget, Bytes, Config, Tls};
 use tests::ensure;
 use tests::failure::{Failure, Outcome};
-use tests::node::{Client, MODES, Node, eventually};
+use tests::node::{Client, MODES, Node, argument, eventually};
+use tests::secret::{Authority, Leaf, Secret};
+use tests::tls::{TlsClient, identity};
 
 const LIMIT: u64 = 96 << 20;
 const CONNECTIONS: u32 = 2000;
@@ -16,8 +18,9 @@ const SLOW_READERS: usize = 50;
 fn resident_memory_stays_below_the_limit() -> Outcome {
     for (name, mode) in MODES {
         let workers = if mode.contains("workers: 2") { 2 } else { 1 };
-        let budget = Budget::divide(Bytes(LIMIT), workers, CONNECTIONS, Bytes(MAX_ITEM))?;
-        let Config { memory, buffer_memory, .. } = budget.apply(Config::default());
+        let node =
+            Config { workers, max_connections: CONNECTIONS, max_item_size: Bytes(MAX_ITEM), ..Config::default() };
+        let Config { memory, buffer_memory, .. } = Budget::divide(Bytes(LIMIT), &node)?.apply(node);
         let lines = format!("{mode}memory: {memory}\nbufferMemory: {buffer_memory}\nmaxConnections: {CONNECTIONS}\n");
         let node = Node::start(&lines)?;
         let peak = strain(&node).map_err(|failure| failure.while_doing(name))?;
@@ -26,6 +29,34 @@ fn resident_memory_stays_below_the_limit() -> Outcome {
         // A budget that leaves much of a limit unused wastes the memory that it was given.
         ensure!(peak >= memory.0 * 9 / 10, "{name}: only {} KiB were ever used", peak >> 10);
     }
+    Ok(())
+}
+
+#[test]
+fn a_connection_within_tls_takes_no_more_than_is_set_aside_for_it() -> Outcome {
+    const WARM: usize = 50;
+    const MORE: usize = 1000;
+    let authority = Authority::new("data")?;
+    let pair = authority.node()?;
+    let files = [("ca.crt", &*authority.pem), ("node.crt", &pair.certificate), ("node.key", &pair.key)];
+    let secret = Secret::mount(&files)?;
+    let client = identity(&authority.pem, Some(&authority.issue(&Leaf::named(&["DNS:web"]))?))?;
+    let node = Node::start(&format!("tls: {{directory: {}, name: node}}\n", argument(secret.path())))?;
+    let connect = |count: usize| -> Outcome<Vec<TlsClient>> {
+        (0..count).map(|_| TlsClient::connect(node.address, &client)).collect()
+    };
+    let _warm = connect(WARM)?;
+    let before = memory(&node, "VmRSS:")?;
+    let _more = connect(MORE)?;
+    let each = memory(&node, "VmRSS:")?.saturating_sub(before) / MORE as u64;
+    let reserve = |max_connections: u32| -> Outcome<u64> {
+        let tls = Some(Tls::from_directory(secret.path()));
+        Ok(Budget::divide(Bytes(1 << 30), &Config { tls, max_connections, ..Config::default() })?.reserve.0)
+    };
+    let set_aside = (reserve(20_000)? - reserve(10_000)?) / 10_000;
+    println!("{each} of {set_aside} bytes");
+    ensure!(each <= set_aside, "a connection within TLS takes {each} bytes, and {set_aside} are set aside for it");
+    ensure!(each >= set_aside / 4, "of {set_aside} bytes that are set aside for a connection, only {each} are used");
     Ok(())
 }
 
@@ -60,7 +91,7 @@ fn strain(node: &Node) -> Outcome<u64> {
     node.wait_for_metric("gannet_connections", |open| open >= f64::from(CONNECTIONS))?;
     let mut peak = 0;
     eventually(|| {
-        peak = resident_peak(node)?;
+        peak = memory(node, "VmHWM:")?;
         Ok(())
     })?;
     Ok(peak)
@@ -79,10 +110,11 @@ fn fill(client: &mut Client, length: usize, count: usize) -> Outcome {
     client.expect(b"mn\r\n", b"MN\r\n")
 }
 
-fn resident_peak(node: &Node) -> Outcome<u64> {
+/// What the kernel says of the process's memory under this name.
+fn memory(node: &Node, name: &str) -> Outcome<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", node.id()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let number = line.and_then(|line| line.split_whitespace().next());
-    let kib: u64 = number.ok_or_else(|| Failure::new("the kernel does not say VmHWM"))?.parse()?;
+    let kib: u64 = number.ok_or_else(|| Failure::new(format!("the kernel does not say {name}")))?.parse()?;
     Ok(kib << 10)
 }

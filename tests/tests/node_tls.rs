@@ -1,10 +1,12 @@
 //! Clients within TLS: those that are let in, and those that are not.
 
 use std::env;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
+use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, SystemTime};
 
 use rustls::ClientConfig;
 use tests::ensure;
@@ -390,6 +392,79 @@ fn connections_of_age_are_closed_between_requests() -> Outcome {
         busy.expect(b"ue\r\n", b"STORED\r\n")?;
         ensure!(busy.rest()?.is_empty(), "{name}: a busy connection is closed with words");
         node.wait_for_metric("gannet_connections_closed_total{reason=\"age\"}", |closed| closed == 2.0)?;
+    }
+    Ok(())
+}
+
+/// Whoever sends on while the connection ends gets an answer to the last request that was taken, and then the end: the node
+/// has read all that came, or the system would have reset the connection.
+#[test]
+fn no_reply_is_lost_when_a_connection_ends() -> Outcome {
+    const CONNECTIONS: usize = 10;
+    for (name, mode) in MODES {
+        let site = Site::new()?;
+        let node = site.node(mode, ", maxConnectionAge: 1s")?;
+        let web = site.web()?;
+        let flood = || flood(&mut TlsClient::connect(node.address, &web)?);
+        let answers = thread::scope(|scope| {
+            let clients: Vec<_> = (0..CONNECTIONS).map(|_| scope.spawn(flood)).collect();
+            let join = |client: ScopedJoinHandle<'_, Outcome<Vec<u8>>>| {
+                client.join().unwrap_or_else(|_| Err(Failure::new("a client panicked")))
+            };
+            clients.into_iter().map(join).collect::<Outcome<Vec<_>>>()
+        });
+        for answer in answers.map_err(|failure| failure.while_doing(name))? {
+            let replies = answer.len() / REPLY.len();
+            ensure!(replies > 0 && answer == REPLY.repeat(replies), "{name}: a reply is cut off or another");
+        }
+        node.wait_for_metric("gannet_connections_closed_total{reason=\"age\"}", |closed| closed == CONNECTIONS as f64)?;
+    }
+    Ok(())
+}
+
+const REPLY: &[u8] = b"MN\r\n";
+
+/// Sends requests without waiting for their replies until the server says that it is done; returns all that it answered.
+fn flood(client: &mut TlsClient) -> Outcome<Vec<u8>> {
+    let (session, socket) = client.parts();
+    socket.set_read_timeout(Some(Duration::from_millis(1)))?;
+    let mut answers = Vec::new();
+    loop {
+        session.writer().write_all(&b"mn\r\n".repeat(100))?;
+        while session.wants_write() {
+            session.write_tls(socket)?;
+        }
+        match session.read_tls(socket) {
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => continue,
+            read => read?,
+        };
+        session.process_new_packets()?;
+        match session.reader().read_to_end(&mut answers) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            read => return Ok(read.map(|_| answers)?),
+        }
+    }
+}
+
+#[test]
+fn a_session_ends_with_the_certificate_that_it_stands_on() -> Outcome {
+    for (name, mode) in MODES {
+        let site = Site::new()?;
+        let node = site.node(mode, ", maxConnectionAge: 0s")?;
+        let soon = Leaf { not_after: SystemTime::now() + Duration::from_secs(3), ..Leaf::named(&[WEB]) };
+        let short = identity(&site.authority.pem, Some(&site.authority.issue(&soon)?))?;
+        let mut stays = TlsClient::connect(node.address, &site.web()?)?;
+        let mut idle = TlsClient::connect(node.address, &short)?;
+        let mut busy = TlsClient::connect(node.address, &short)?;
+        busy.send(b"set a 0 0 5\r\nval")?;
+        ensure!(idle.rest()?.is_empty(), "{name}: an idle connection is closed with words");
+        busy.expect(b"ue\r\n", b"STORED\r\n")?;
+        ensure!(busy.rest()?.is_empty(), "{name}: a busy connection is closed with words");
+        node.wait_for_metric("gannet_connections_closed_total{reason=\"expired\"}", |closed| closed == 2.0)?;
+        // By certificate and by ticket alike.
+        ensure!(TlsClient::connect(node.address, &short).is_err(), "{name}: an expired certificate is let in");
+        node.wait_for_metric(&failed("expired"), |count| count == 1.0)?;
+        stays.expect(b"mn\r\n", b"MN\r\n")?;
     }
     Ok(())
 }

@@ -3,8 +3,8 @@
 
 use std::fs;
 
-use config::{Budget, Bytes, Duration};
-use gannet_crds::CacheCluster;
+use config::{Budget, Bytes, Config, Duration};
+use gannet_crds::{CacheCluster, CacheClusterSpec};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use kube::ResourceExt;
 use serde_json::Value;
@@ -35,6 +35,14 @@ fn clusters() -> Outcome<Vec<(String, Value, CacheCluster)>> {
     Ok(clusters)
 }
 
+/// How a node of this cluster divides its memory.
+fn budget(spec: &CacheClusterSpec) -> Outcome<Budget> {
+    let CacheClusterSpec { node, cache, .. } = spec;
+    let (workers, max_connections) = (node.workers, node.max_connections);
+    let config = Config { workers, max_connections, max_item_size: cache.max_item_size.parse()?, ..Config::default() };
+    Ok(Budget::divide(node.memory.parse()?, &config)?)
+}
+
 #[test]
 fn they_say_only_what_the_types_know() -> Outcome {
     for (file, object, cluster) in clusters()? {
@@ -62,10 +70,8 @@ fn the_validation_rules_take_them() -> Outcome {
 #[test]
 fn their_sizes_and_durations_make_sense_together() -> Outcome {
     for (file, _, cluster) in clusters()? {
-        let (node, cache) = (&cluster.spec.node, &cluster.spec.cache);
-        let memory: Bytes = node.memory.parse()?;
-        Budget::divide(memory, node.workers, node.max_connections, cache.max_item_size.parse()?)
-            .map_err(|error| Failure::from(error).while_doing(&file))?;
+        let node = &cluster.spec.node;
+        budget(&cluster.spec).map_err(|failure| failure.while_doing(&file))?;
         for duration in [&node.idle_timeout, &node.drain_delay, &cluster.spec.rollout.progress_deadline] {
             let _: Duration = duration.parse()?;
         }
@@ -91,10 +97,8 @@ fn what_the_comments_say_of_memory_is_true() -> Outcome {
             .iter()
             .find(|(_, _, cluster)| cluster.name_any() == name)
             .ok_or_else(|| Failure::new(format!("no sample is called {name}")))?;
-        let (node, cache) = (&cluster.spec.node, &cluster.spec.cache);
-        let memory: Bytes = node.memory.parse()?;
-        let budget = Budget::divide(memory, node.workers, node.max_connections, cache.max_item_size.parse()?)?;
-        Ok((budget.cache.0, memory.0))
+        let budget = budget(&cluster.spec)?;
+        Ok((budget.cache.0, budget.limit.0))
     };
     let (demo, _) = share("demo")?;
     assert_eq!(demo >> 20, 44, "MiB for items in demo.yaml");

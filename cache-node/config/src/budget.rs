@@ -1,6 +1,6 @@
 //! How a container's memory limit is divided, so that it cannot be exceeded.
 
-use crate::{Bytes, Config};
+use crate::{Bytes, Config, Tls, TlsMode};
 
 /// The division of one container's memory limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,7 +11,8 @@ pub struct Budget {
     pub cache: Bytes,
     /// For the buffers of all connections: [`Config::buffer_memory`].
     pub buffers: Bytes,
-    /// For everything else: the program, its threads' stacks, what the kernel charges for sockets, and slack.
+    /// For everything else: the program, its threads' stacks, what the kernel charges for sockets, the keys of connections
+    /// within TLS, their handshakes, and slack.
     pub reserve: Bytes,
 }
 
@@ -45,6 +46,10 @@ const PROCESS: u64 = 12 * MIB;
 const WORKER: u64 = MIB;
 /// What one connection costs beside its buffers: the session, the poll registration, and the kernel's socket.
 const CONNECTION: u64 = 2 << 10;
+/// What one costs more within TLS: keys, the state of the session, the client's certificates. Measured: cache-node/docs.
+const TLS_CONNECTION: u64 = 8 << 10;
+/// What one handshake may hold: a message of 24 KiB that is not complete yet, and what it is answered from.
+const TLS_HANDSHAKE: u64 = 32 << 10;
 /// One byte in so many is left free for what the allocator and the kernel round up.
 const SLACK_SHARE: u64 = 32;
 /// The cache must hold this many items of the largest size, or eviction has nothing to choose from.
@@ -52,18 +57,19 @@ const LARGEST_ITEMS: u64 = 8;
 const SMALLEST_CACHE: u64 = 8 * MIB;
 
 impl Budget {
-    /// Divides `limit` for a node with these workers, connections and item size.
+    /// Divides `limit` for a node with the workers, connections, item size and TLS of `node`.
     ///
     /// # Errors
     /// [`BudgetError::TooSmall`] where less than eight of the largest items, or less than 8 MiB, would fit.
-    pub fn divide(
-        limit: Bytes,
-        workers: u16,
-        max_connections: u32,
-        max_item_size: Bytes,
-    ) -> Result<Budget, BudgetError> {
+    pub fn divide(limit: Bytes, node: &Config) -> Result<Budget, BudgetError> {
+        let max_item_size = node.max_item_size;
         let smallest = SMALLEST_CACHE.max(LARGEST_ITEMS * max_item_size.0);
-        let fixed = PROCESS + WORKER * u64::from(workers) + CONNECTION * u64::from(max_connections);
+        let connections = u64::from(node.max_connections);
+        let tls = node.tls.as_ref().filter(|tls| tls.mode != TlsMode::Disabled);
+        let fixed = PROCESS
+            + WORKER * u64::from(node.workers)
+            + CONNECTION * connections
+            + tls.map_or(0, |tls| tls_reserve(tls, connections));
         let reserve = fixed + limit.0 / SLACK_SHARE;
         let buffers = buffers(limit.0, max_item_size.0);
         let cache = limit.0.saturating_sub(reserve + buffers) / MIB * MIB;
@@ -90,6 +96,10 @@ impl Budget {
     }
 }
 
+fn tls_reserve(tls: &Tls, connections: u64) -> u64 {
+    TLS_CONNECTION * connections + TLS_HANDSHAKE * u64::from(tls.max_handshakes)
+}
+
 /// A sixteenth of the limit, but no less than two of the largest items need and no more than 256 MiB.
 fn buffers(limit: u64, max_item_size: u64) -> u64 {
     (limit / 16).min(256 * MIB).max(buffers_floor(max_item_size)) / MIB * MIB
@@ -102,10 +112,23 @@ fn buffers_floor(max_item_size: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{Budget, BudgetError};
-    use crate::Bytes;
+    use crate::{Bytes, Config, Tls, TlsMode};
+
+    fn node(connections: u32, item: u64) -> Config {
+        Config { max_connections: connections, max_item_size: Bytes(item << 20), ..Config::default() }
+    }
 
     fn divide(limit: u64, connections: u32, item: u64) -> Result<Budget, BudgetError> {
-        Budget::divide(Bytes(limit << 20), 1, connections, Bytes(item << 20))
+        Budget::divide(Bytes(limit << 20), &node(connections, item))
+    }
+
+    #[test]
+    fn tls_has_its_reserve() {
+        let within = |mode| Config { tls: Some(Tls { mode, ..Tls::from_directory("/tls") }), ..node(10_000, 1) };
+        let cache = |node: &Config| Budget::divide(Bytes(1 << 30), node).unwrap().cache.0;
+        let clear = cache(&node(10_000, 1));
+        assert_eq!(clear - cache(&within(TlsMode::Strict)), (10_000 * 8 + 256 * 32) << 10 >> 20 << 20);
+        assert_eq!(clear, cache(&within(TlsMode::Disabled)));
     }
 
     #[test]

@@ -181,7 +181,8 @@ impl Credentials {
         let shrunk = before.is_some_and(|before| !before.material.trust.is_within(&material.trust));
         let setup = |reason| CredentialsError::Setup { directory: self.source.directory.display().to_string(), reason };
         // A ticket stands for a certificate that was verified once: whoever is let in no longer must not come back with
-        // one, so the keys of all tickets go. Otherwise they stay, and clients resume across a renewal.
+        // one, so the keys of all tickets go. Otherwise they stay, and clients resume across a renewal; the library has a new
+        // key every six hours, and knows the one before for as long.
         let tickets = match before.and_then(|before| before.tickets.clone()).filter(|_| !shrunk) {
             None if self.resumption => Some(Ticketer::new().map_err(setup)?),
             kept => kept,

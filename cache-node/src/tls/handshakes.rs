@@ -15,7 +15,7 @@ use crate::clock::Instant;
 use crate::metrics::Metrics;
 use crate::tls::Tls;
 use crate::tls::refusal::Refusal;
-use crate::tls::stream::{HandshakeError, TlsStream};
+use crate::tls::stream::{Admission, HandshakeError, TlsStream};
 
 /// Tokens below are the listener's own.
 const FIRST_TOKEN: usize = 16;
@@ -144,9 +144,9 @@ impl Handshakes {
             Ok(presence)
         }) {
             Ok(presence) => {
-                stream.presence = Some(presence);
                 self.begun += 1;
-                stream.due = self.tls.due(now, self.begun);
+                let (aged, expired) = (self.tls.end_of_age(now, self.begun), presence.end(now, UnixTime::now()));
+                stream.admit(Admission { presence, aged, expired });
                 let counters = &self.tls.handshakes;
                 if stream.is_resumed() {
                     counters.resumed.add(1)

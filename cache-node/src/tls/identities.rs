@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{CertificateError, Error};
 
+use crate::clock::Instant;
 use crate::tls::certificate::Facts;
 use crate::tls::credentials::Credentials;
 use crate::tls::trust::Trust;
@@ -50,6 +51,14 @@ impl Presence {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
+    }
+
+    /// When the client's certificate will have expired, if it is `wall` by the wall clock `now`. A session lasts no longer than
+    /// the certificate that it stands on: whoever must show one to come in is not to stay for having come earlier.
+    #[must_use]
+    pub fn end(&self, now: Instant, wall: UnixTime) -> Instant {
+        let left = self.0.not_after.saturating_add(1).saturating_sub(wall.as_secs());
+        now.after(left.saturating_mul(1_000_000))
     }
 
     /// Whether the session may stay.

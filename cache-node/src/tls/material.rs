@@ -305,9 +305,30 @@ fn parse_list(text: &[u8], file: &Path) -> Result<BTreeSet<String>, MaterialErro
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::path::Path;
+    use std::sync::Arc;
 
-    use super::parse_list;
+    use config::TlsMode;
+    use rustls::pki_types::UnixTime;
+
+    use super::{BUNDLE, MaterialError, Source, parse_list};
+
+    #[test]
+    fn files_that_change_while_they_are_read_are_of_no_use() {
+        let directory = std::env::temp_dir().join(format!("gannet-material-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let source = Source { directory: directory.clone(), name: "node".to_owned(), mode: TlsMode::Strict };
+        for file in [BUNDLE, "node.crt", "node.key"] {
+            fs::write(directory.join(file), "before").unwrap();
+        }
+        let state = source.fingerprint();
+        fs::write(directory.join("node.key"), "afterwards").unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let error = source.load(&state, UnixTime::now(), &provider).unwrap_err();
+        fs::remove_dir_all(&directory).unwrap();
+        assert!(matches!(error, MaterialError::Changing { .. }), "{error}");
+    }
 
     #[test]
     fn a_list_has_a_name_a_line() {

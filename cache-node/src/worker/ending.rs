@@ -17,6 +17,8 @@ pub enum Ending {
     Stalled,
     #[error("it was as old as maxConnectionAge allows")]
     Aged,
+    #[error("the client's certificate has expired")]
+    Expired,
     #[error("its certificate is not trusted any more")]
     Untrusted,
     #[error("the client speaks TLS, and this port does not")]
@@ -26,6 +28,11 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// Whether the client has done nothing wrong and is to get everything that was sent to it.
+    pub fn is_gentle(&self) -> bool {
+        matches!(self, Ending::Drained | Ending::Idle | Ending::Aged | Ending::Expired)
+    }
+
     /// As watchers are told.
     pub fn word(&self) -> &'static str {
         match self {
@@ -35,6 +42,7 @@ impl Ending {
             Ending::Idle => "idle_timeout",
             Ending::Stalled => "stalled",
             Ending::Aged => "age",
+            Ending::Expired => "expired",
             Ending::Untrusted => "untrusted",
             Ending::Tls => "tls",
             Ending::Broken(_) => "error",

@@ -1,16 +1,21 @@
 //! Sessions that TLS puts an end to.
 
-use super::Worker;
 use super::ending::Ending;
+use super::{SWEEP_US, Worker};
 use crate::session::SessionId;
+use crate::transport::Due;
 
 impl Worker {
     /// Why a session that is to leave does so.
-    pub(super) fn reason_to_leave(&self) -> Ending {
-        if self.closing { Ending::Drained } else { Ending::Aged }
+    pub(super) fn reason_to_leave(&self, due: Option<Due>) -> Ending {
+        match due {
+            _ if self.closing => Ending::Drained,
+            Some(Due::Expired) => Ending::Expired,
+            Some(Due::Aged) | None => Ending::Aged,
+        }
     }
 
-    /// Closes sessions of clients that are not let in any more, at once, and those that are old enough, between requests.
+    /// Closes sessions of clients that are not let in any more, at once, and those whose time has come, between requests.
     pub(super) fn sweep_tls(&mut self) {
         let Some(tls) = &self.metrics.tls else { return };
         let epoch = tls.identities.epoch();
@@ -25,13 +30,16 @@ impl Worker {
         }
         let all = self.sessions.iter();
         let due: Vec<SessionId> =
-            all.filter(|(_, session)| session.transport.is_due(self.now)).map(|(id, _)| id).collect();
+            all.filter(|(_, session)| session.transport.due(self.now).is_some()).map(|(id, _)| id).collect();
         for id in due {
-            if let Some(session) = self.sessions.get_mut(id) {
+            let Some(session) = self.sessions.get_mut(id) else { continue };
+            session.leaving = true;
+            // Who asks all the time hears of the end together with its next reply, when no request is on its way.
+            if self.now.since(session.active) >= SWEEP_US {
                 // What has arrived is still answered.
-                (session.leaving, session.readable) = (true, true);
+                session.readable = true;
+                self.serve(id);
             }
-            self.serve(id);
         }
     }
 }
