@@ -94,7 +94,7 @@ pub fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         cores: machine.cores,
     };
     fs::create_dir_all(&programs.work)?;
-    let tls = Files::write(programs.work.join("tls"))?;
+    let tls = Files::write().map_err(|failure| failure.to_string())?;
     let bench = Bench { options, scale, programs, tls };
     let (quick, rows, idle, handshakes) = (options.quick, Vec::new(), Vec::new(), Vec::new());
     let mut findings = Findings { machine, scale, quick, rows, idle, handshakes };
@@ -152,7 +152,7 @@ impl Bench<'_> {
         }
         for row in rows {
             let rate = match row.measure {
-                Measure::HalfOfMemcached(of) | Measure::BesideHandshakes(of, _) => {
+                Measure::HalfOfMemcached(of) | Measure::BesideHandshakes(of, _) | Measure::AcrossReloads(of) => {
                     Some(half_of_memcached(of, results)?)
                 }
                 Measure::Closed => None,
@@ -186,6 +186,10 @@ impl Bench<'_> {
                     Some((_, Ok(running))) => match row.measure {
                         Measure::BesideHandshakes(_, rate) => {
                             let _beside = self.shake_hands(running, rate);
+                            self.load(running, arguments, &own)
+                        }
+                        Measure::AcrossReloads(_) => {
+                            let _meanwhile = self.tls.keep_renewing();
                             self.load(running, arguments, &own)
                         }
                         _ => self.load(running, arguments, &own),

@@ -41,7 +41,8 @@ fn a_connection_within_tls_takes_no_more_than_is_set_aside_for_it() -> Outcome {
     let files = [("ca.crt", &*authority.pem), ("node.crt", &pair.certificate), ("node.key", &pair.key)];
     let secret = Secret::mount(&files)?;
     let client = identity(&authority.pem, Some(&authority.issue(&Leaf::named(&["DNS:web"]))?))?;
-    let node = Node::start(&format!("tls: {{directory: {}, name: node}}\n", argument(secret.path())))?;
+    let folder = argument(secret.path());
+    let node = Node::start(&format!("maxConnections: {CONNECTIONS}\ntls: {{directory: {folder}, name: node}}\n"))?;
     let connect = |count: usize| -> Outcome<Vec<TlsClient>> {
         (0..count).map(|_| TlsClient::connect(node.address, &client)).collect()
     };

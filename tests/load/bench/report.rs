@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::bench::rows::{
     DEPTH, Figure, Measure, PING, PING_PIPELINED, PIPELINED, RowResult, Spread, THREAD, TLS_HANDSHAKES, TLS_RATE,
-    UNPIPELINED,
+    TLS_RELOADS, UNPIPELINED,
 };
 use crate::bench::servers::Kind;
 use crate::bench::{Scale, cores, version};
@@ -162,13 +162,15 @@ impl Findings {
             }
         }
         let p999 = |name| self.row(name).and_then(|result| result.median(Kind::Node, Figure::P999));
-        if let Some((alone, beside)) = p999(TLS_RATE).zip(p999(TLS_HANDSHAKES)) {
-            let (ratio, goal) = (beside / alone, 1.5);
-            let missed = if ratio > goal { " **missed**" } else { "" };
-            writeln!(
-                text,
-                "\nBeside the handshakes cache-node's p999 is {ratio:.2} times its own without them (goal: at most {goal}){missed}."
-            )?;
+        for (other, meanwhile, goal) in [
+            (TLS_HANDSHAKES, "beside the handshakes", Some(1.5)),
+            (TLS_RELOADS, "while its certificate is replaced", None),
+        ] {
+            let Some((alone, other)) = p999(TLS_RATE).zip(p999(other)) else { continue };
+            let ratio = other / alone;
+            let missed = if goal.is_some_and(|goal| ratio > goal) { " **missed**" } else { "" };
+            let goal = goal.map_or_else(String::new, |goal| format!(" (goal: at most {goal})"));
+            writeln!(text, "\ncache-node's p999 {meanwhile} is {ratio:.2} times its own without{goal}{missed}.")?;
         }
         Ok(())
     }

@@ -38,12 +38,15 @@ pub enum Measure {
     HalfOfMemcached(&'static str),
     /// As that, while others shake hands, so many times a second.
     BesideHandshakes(&'static str, u32),
+    /// As that, while the server's certificate is replaced again and again.
+    AcrossReloads(&'static str),
 }
 
 pub const UNPIPELINED: &str = "unpipelined get/set";
 pub const TLS_UNPIPELINED: &str = "TLS, unpipelined get/set";
 pub const TLS_RATE: &str = "TLS, fixed rate";
 pub const TLS_HANDSHAKES: &str = "TLS, fixed rate, 200 handshakes a second beside it";
+pub const TLS_RELOADS: &str = "TLS, fixed rate, across reloads";
 pub const PIPELINED: &str = "pipelined by 32, classic";
 pub const THREAD: &str = "pipelined by 32, with a storage thread";
 pub const PING: &str = "ping, unpipelined";
@@ -209,6 +212,7 @@ pub fn groups(scale: &Scale) -> Vec<Group> {
                     measure: Measure::BesideHandshakes(TLS_UNPIPELINED, 200),
                     ..Row::new(TLS_HANDSHAKES, &[], &caches)
                 },
+                Row { measure: Measure::AcrossReloads(TLS_UNPIPELINED), ..Row::new(TLS_RELOADS, &[], &[Kind::Node]) },
             ],
         },
         large("values of 4 KiB", "values of 4 KiB, unpipelined", "4Ki", 4 << 10, 0.95),

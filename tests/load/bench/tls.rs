@@ -1,32 +1,42 @@
 //! Certificates for the rows within TLS: one CA, a pair of the server's and one of the client's.
 
-use std::error::Error;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use tests::failure::Failure;
-use tests::secret::{Authority, Leaf, Pair};
+use tests::failure::Outcome;
+use tests::secret::{Authority, Leaf, Pair, Secret};
 
-/// The folder of the files, in which a cache-node finds its own by the name `node`.
-#[derive(Clone, Debug)]
-pub struct Files(PathBuf);
+/// How often the server's pair is replaced where that is what is measured. A cache-node looks once a second.
+const RENEWED: Duration = Duration::from_millis(500);
+
+/// The folder of the files, in which a cache-node finds its own by the name `node`; it goes with the last one who knows it.
+#[derive(Clone)]
+pub struct Files(Arc<Issued>);
+
+struct Issued {
+    secret: Secret,
+    authority: Authority,
+    client: Pair,
+}
+
+impl fmt::Debug for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Files in {}", self.0.secret.path().display())
+    }
+}
 
 impl Files {
     /// # Errors
     /// Where they cannot be made or written.
-    pub fn write(folder: PathBuf) -> Result<Files, Box<dyn Error>> {
-        let worded = |failure: Failure| failure.to_string();
-        let authority = Authority::new("bench").map_err(worded)?;
-        let node = authority.node().map_err(worded)?;
-        let client = authority.issue(&Leaf::named(&["DNS:load"])).map_err(worded)?;
-        fs::create_dir_all(&folder)?;
-        fs::write(folder.join("ca.crt"), &authority.pem)?;
-        for (name, Pair { certificate, key, .. }) in [("node", node), ("client", client)] {
-            fs::write(folder.join(format!("{name}.crt")), certificate)?;
-            fs::write(folder.join(format!("{name}.key")), key)?;
-        }
-        // Debian's memcached gives up its rights, and reads the files after that.
-        Ok(Files(fs::canonicalize(folder)?))
+    pub fn write() -> Outcome<Files> {
+        let authority = Authority::new("bench")?;
+        let client = authority.issue(&Leaf::named(&["DNS:load"]))?;
+        let issued = Issued { secret: Secret::mount(&[])?, authority, client };
+        issued.renew()?;
+        Ok(Files(Arc::new(issued)))
     }
 
     /// What tells the generator to use them.
@@ -46,10 +56,53 @@ impl Files {
 
     /// What tells a cache-node to use them.
     pub fn of_node(&self) -> String {
-        format!("tls: {{directory: {}, name: node}}\n", self.0.display())
+        format!("tls: {{directory: {}, name: node}}\n", self.0.secret.path().display())
+    }
+
+    /// Replaces the server's pair again and again, until what is returned is dropped.
+    pub fn keep_renewing(&self) -> Renewals {
+        let (issued, ended) = (Arc::clone(&self.0), Arc::new(AtomicBool::new(false)));
+        let is_over = Arc::clone(&ended);
+        let thread = thread::spawn(move || {
+            while !is_over.load(Ordering::Relaxed) {
+                thread::sleep(RENEWED);
+                if let Err(failure) = issued.renew() {
+                    eprintln!("the server's pair could not be replaced: {failure}");
+                }
+            }
+        });
+        Renewals { ended, thread: Some(thread) }
     }
 
     fn file(&self, name: &str) -> String {
-        Path::join(&self.0, name).display().to_string()
+        self.0.secret.path().join(name).display().to_string()
+    }
+}
+
+impl Issued {
+    fn renew(&self) -> Outcome {
+        let node = self.authority.node()?;
+        self.secret.replace(&[
+            ("ca.crt", &self.authority.pem),
+            ("node.crt", &node.certificate),
+            ("node.key", &node.key),
+            ("client.crt", &self.client.certificate),
+            ("client.key", &self.client.key),
+        ])
+    }
+}
+
+/// The server's pair is replaced again and again.
+pub struct Renewals {
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Renewals {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            eprintln!("the thread that replaces the server's pair panicked");
+        }
     }
 }
