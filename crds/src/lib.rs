@@ -7,13 +7,18 @@ mod generate;
 mod pod_template;
 mod spec;
 mod status;
+mod tls;
 
 pub use generate::{chart_template, crd_yaml};
 pub use pod_template::PodTemplate;
 pub use spec::{
     CacheCluster, CacheClusterSpec, CacheSpec, DisruptionSpec, Eviction, NodeSpec, RolloutSpec, TemplatePolicy,
 };
-pub use status::{CacheClusterStatus, PodStatus, condition};
+pub use status::{CacheClusterStatus, PodCertificate, PodStatus, TlsClientStatus, TlsStatus, condition};
+pub use tls::{CaSpec, MonitoringSpec, TlsClient, TlsMode, TlsSpec};
 
 /// The API group.
 pub const GROUP: &str = "gannet.dev";
+
+/// The annotation that asks for a rotation now: `leaf@…` or `ca@…`, with a new text behind the sign for each time.
+pub const ROTATE_ANNOTATION: &str = "gannet.dev/rotate";

@@ -3,14 +3,14 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use crate::PodTemplate;
 use crate::status::CacheClusterStatus;
+use crate::{MonitoringSpec, PodTemplate, TlsSpec};
 
 /// A quantity of bytes: whole numbers only, so that nothing is rounded on the way to the node.
 const BYTES_PATTERN: &str = r"^[1-9][0-9]{0,14}(Ki|Mi|Gi|Ti|k|M|G|T)?$";
 const CPU_PATTERN: &str = r"^([1-9][0-9]{0,5}m|[1-9][0-9]{0,3}|[0-9]{1,3}\.[0-9]{1,3})$";
 /// Kubernetes' duration, without fractions and without days, which Kubernetes does not have either.
-const DURATION_PATTERN: &str = r"^(0|([0-9]{1,9}(ms|s|m|h))+)$";
+pub(crate) const DURATION_PATTERN: &str = r"^(0|([0-9]{1,9}(ms|s|m|h))+)$";
 
 /// A cache cluster: so many cache-nodes that speak the memcached protocol, each holding a share of the keys.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -76,9 +76,17 @@ pub struct CacheClusterSpec {
     #[serde(default)]
     pub cache: CacheSpec,
 
+    /// Mutual TLS between applications and nodes.
+    #[serde(default)]
+    pub tls: TlsSpec,
+
     /// How changes reach the pods.
     #[serde(default)]
     pub rollout: RolloutSpec,
+
+    /// Who may look at the nodes' metrics.
+    #[serde(default)]
+    pub monitoring: MonitoringSpec,
 
     /// What the pods carry beside what the operator gives them.
     #[serde(default)]

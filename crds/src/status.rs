@@ -14,6 +14,8 @@ pub mod condition {
     pub const STALLED: &str = "Stalled";
     /// `spec.paused` holds rollouts and scaling.
     pub const PAUSED: &str = "Paused";
+    /// Every node serves TLS with a certificate that is renewed in time.
+    pub const TLS_READY: &str = "TLSReady";
 }
 
 /// What the operator last saw. It is a report: nothing is decided from it.
@@ -60,7 +62,11 @@ pub struct CacheClusterStatus {
     #[serde(default)]
     pub items: i64,
 
-    /// Ready, Reconciling, Stalled and Paused.
+    /// Certificates; none where TLS is disabled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsStatus>,
+
+    /// Ready, Reconciling, Stalled, Paused and TLSReady.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -71,6 +77,77 @@ pub struct CacheClusterStatus {
     #[schemars(length(max = 1000))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub pods: Vec<PodStatus>,
+}
+
+/// Certificates, as they are.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsStatus {
+    /// Current, or how far the replacement of the CA is: Founding, DistributingBundle, ReissuingNodes, ReissuingClients,
+    /// RetiringOldCA.
+    pub phase: String,
+
+    /// Whom or what the phase waits for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub waits_for: Vec<String>,
+
+    /// The serial of the newest CA.
+    #[serde(default)]
+    pub ca_serial: String,
+
+    /// When the newest CA ends.
+    #[serde(default)]
+    pub ca_not_after: String,
+
+    /// CAs that are trusted: more than one while the CA is replaced.
+    #[serde(default)]
+    pub trusted_cas: i32,
+
+    /// When the first of the certificates ends that are in the Secrets of nodes and clients.
+    #[serde(default)]
+    pub first_not_after: String,
+
+    /// The declared clients, as their Secrets and the nodes tell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub clients: Vec<TlsClientStatus>,
+}
+
+/// A client that is let in.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsClientStatus {
+    /// What it is called in the spec.
+    pub name: String,
+
+    /// Its Secret.
+    #[serde(default)]
+    pub secret_name: String,
+
+    /// The serial of the certificate in that Secret.
+    #[serde(default)]
+    pub serial: String,
+
+    /// When that certificate ends.
+    #[serde(default)]
+    pub not_after: String,
+
+    /// Whether a node has seen it with that certificate: Current; with older ones only: Older; or not at all: Never.
+    #[serde(default)]
+    pub seen: String,
+}
+
+/// The certificate that a pod serves.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodCertificate {
+    /// Its serial, in hexadecimal digits.
+    pub serial: String,
+
+    /// When it ends.
+    pub not_after: String,
 }
 
 /// One pod as it is.
@@ -103,6 +180,10 @@ pub struct PodStatus {
     /// Its live items, as the pod says.
     #[serde(default)]
     pub items: i64,
+
+    /// The certificate that it serves on its data port; none without TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PodCertificate>,
 
     /// Why it does not serve or cannot be asked; empty where nothing is wrong.
     #[serde(default, skip_serializing_if = "String::is_empty")]

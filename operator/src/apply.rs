@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::certify::SecretWrite;
 use crate::cluster::Cluster;
 use crate::desired::Desired;
-use crate::observe::{NodePod, Observed};
+use crate::observe::{NodePod, Observed, TOUCHED_ANNOTATION};
 
 /// The field manager under which everything is applied.
 pub const FIELD_MANAGER: &str = "cache-operator";
@@ -43,6 +44,8 @@ pub enum ApplyError {
     },
     #[error("{what} exists and belongs to something else")]
     NameTaken { what: String },
+    #[error("{what} was changed by someone else since it was read")]
+    Changed { what: String },
     #[error("cannot write {what} as JSON: {source}")]
     Write {
         what: String,
@@ -99,6 +102,47 @@ pub async fn apply(
     writer.prune::<ConfigMap>(&observed.config_maps, &kept_maps).await?;
     writer.prune::<ControllerRevision>(&observed.controller_revisions, &kept_revisions).await?;
     Ok(writer.applied)
+}
+
+/// Writes Secrets: each is created, or replaces the very version that was read. So of two operators only one gets through,
+/// and what somebody else made is never overwritten.
+///
+/// # Errors
+/// [`ApplyError`] for the first write that failed; [`ApplyError::Changed`] where another was faster.
+pub async fn secrets(client: &Client, namespace: &str, writes: &[SecretWrite]) -> Result<Vec<String>, ApplyError> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let mut written = Vec::new();
+    for SecretWrite { secret, known } in writes {
+        let name = secret.name_any();
+        let what = format!("Secret {name}");
+        let result = match known {
+            // What was read carries its resourceVersion, which is the guard.
+            Some(_) => api.replace(&name, &PostParams::default(), secret).await,
+            None => api.create(&PostParams::default(), secret).await,
+        };
+        match result {
+            Ok(_) => written.push(what),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+                return Err(ApplyError::Changed { what });
+            }
+            Err(source) => return Err(ApplyError::Apply { what, source }),
+        }
+    }
+    Ok(written)
+}
+
+/// Touches a pod, so that its kubelet refreshes what it mounts.
+///
+/// # Errors
+/// [`ApplyError::Apply`]; a pod that has gone is none.
+pub async fn touch(client: &Client, namespace: &str, pod: &NodePod, now: i64) -> Result<(), ApplyError> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let patch = json!({"metadata": {"uid": pod.uid, "annotations": {TOUCHED_ANNOTATION: now.to_string()}}});
+    match api.patch(&pod.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Ok(_) => Ok(()),
+        Err(error) if is_gone_or_changed(&error) => Ok(()),
+        Err(source) => Err(ApplyError::Apply { what: format!("pod {}", pod.name), source }),
+    }
 }
 
 fn find<'a, K: ResourceExt>(known: &'a [K], wanted: &K) -> Option<&'a K> {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use config::{Budget, Bytes, Config};
-use gannet_crds::{CacheCluster, CacheSpec, NodeSpec, PodTemplate, TemplatePolicy};
+use config::{AdminTls, Budget, Bytes, Config};
+use gannet_crds::{CacheCluster, CacheSpec, NodeSpec, PodTemplate, TemplatePolicy, TlsMode, TlsSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use serde::{Deserialize, Serialize};
@@ -41,7 +41,37 @@ pub struct Inputs {
     pub cache: CacheSpec,
     #[serde(default)]
     pub pod_template: PodTemplate,
+    #[serde(default, skip_serializing_if = "NodeTls::is_disabled")]
+    pub tls: NodeTls,
 }
+
+/// What shapes the pods of `spec.tls`: neither clients nor certificates do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeTls {
+    pub mode: TlsMode,
+    /// Empty where TLS is disabled.
+    pub max_connection_age: String,
+}
+
+impl NodeTls {
+    fn of(spec: TlsSpec) -> NodeTls {
+        match spec.mode {
+            // Without TLS nothing that is said about it may change a pod.
+            TlsMode::Disabled => NodeTls::default(),
+            mode => NodeTls { mode, max_connection_age: spec.max_connection_age },
+        }
+    }
+
+    pub fn is_disabled(&self) -> bool {
+        self.mode == TlsMode::Disabled
+    }
+}
+
+/// Where the pods mount their certificates.
+pub const TLS_FOLDER: &str = "/etc/gannet-tls";
+/// The same for the admin port.
+pub const ADMIN_TLS_FOLDER: &str = "/etc/gannet-admin-tls";
 
 /// The pods' measures.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,7 +95,7 @@ pub struct InvalidSpec {
 }
 
 impl InvalidSpec {
-    fn new(field: &'static str, reason: impl ToString) -> InvalidSpec {
+    pub fn new(field: &'static str, reason: impl ToString) -> InvalidSpec {
         InvalidSpec { field, reason: reason.to_string() }
     }
 }
@@ -83,7 +113,13 @@ impl Cluster {
         let owner = resource
             .controller_owner_ref(&())
             .ok_or_else(|| InvalidSpec::new("metadata", "the resource has no name or uid yet"))?;
-        let inputs = Inputs { image: spec.image, node: spec.node, cache: spec.cache, pod_template: spec.pod_template };
+        let inputs = Inputs {
+            image: spec.image,
+            node: spec.node,
+            cache: spec.cache,
+            pod_template: spec.pod_template,
+            tls: NodeTls::of(spec.tls),
+        };
         let shape = Shape::parse(&inputs)?;
         Ok(Cluster {
             name: resource.name_any(),
@@ -112,7 +148,7 @@ impl Cluster {
 
 impl Shape {
     fn parse(inputs: &Inputs) -> Result<Shape, InvalidSpec> {
-        let Inputs { image: _, node, cache, pod_template } = inputs;
+        let Inputs { image: _, node, cache, pod_template, tls } = inputs;
         let memory: Bytes = node.memory.parse().map_err(|e| InvalidSpec::new("node.memory", e))?;
         let max_item_size: Bytes = cache.max_item_size.parse().map_err(|e| InvalidSpec::new("cache.maxItemSize", e))?;
         let drain_delay = duration("node.drainDelay", &node.drain_delay)?;
@@ -127,6 +163,8 @@ impl Shape {
             drain_delay: config::Duration(drain_delay),
             eviction: eviction(cache.eviction),
             max_item_size,
+            tls: node_tls(tls)?,
+            admin_tls: Some(AdminTls { directory: ADMIN_TLS_FOLDER.into(), name: None }),
             ..Config::default()
         };
         let budget = Budget::divide(memory, &config).map_err(|e| InvalidSpec::new("node.memory", e))?;
@@ -149,7 +187,17 @@ impl Shape {
     }
 }
 
-fn duration(field: &'static str, text: &str) -> Result<Duration, InvalidSpec> {
+fn node_tls(tls: &NodeTls) -> Result<Option<config::Tls>, InvalidSpec> {
+    let mode = match tls.mode {
+        TlsMode::Disabled => return Ok(None),
+        TlsMode::Permissive => config::TlsMode::Permissive,
+        TlsMode::Strict => config::TlsMode::Strict,
+    };
+    let age = config::Duration(duration("tls.maxConnectionAge", &tls.max_connection_age)?);
+    Ok(Some(config::Tls { mode, max_connection_age: age, ..config::Tls::from_directory(TLS_FOLDER) }))
+}
+
+pub fn duration(field: &'static str, text: &str) -> Result<Duration, InvalidSpec> {
     text.parse::<config::Duration>().map(|parsed| parsed.0).map_err(|e| InvalidSpec::new(field, e))
 }
 

@@ -21,17 +21,21 @@ use kube::runtime::{Predicate, PredicateConfig, WatchStreamExt, predicates, watc
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 use tokio::sync::watch;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
-use crate::apply::{self, FIELD_MANAGER};
-use crate::cluster::Cluster;
+use crate::admin_authority::{AdminAuthority, AdminAuthorityError};
+use crate::apply::{self, ApplyError, FIELD_MANAGER};
+use crate::certify::{self, Certification, CertifyError};
+use crate::cluster::{Cluster, InvalidSpec};
 use crate::desired;
 use crate::desired::labels::MANAGED_BY;
 use crate::metrics::Metrics;
-use crate::observe::{self, ObserveError, Observed};
+use crate::observe::{self, Asker, Looks, ObserveError, Observed};
 use crate::report::{self, Outcome, Report};
 use crate::revision::{Defaults, RevisionError};
 use crate::rollout::{self, Decision, Progress};
+use crate::rotation::Phase;
+use crate::tls::Tls;
 
 /// CacheClusters that are reconciled at once.
 const CONCURRENCY: u16 = 8;
@@ -42,6 +46,13 @@ const DEBOUNCE: Duration = Duration::from_millis(50);
 const AGAIN_UNDERWAY: Duration = Duration::from_secs(5);
 const AGAIN_SERVING: Duration = Duration::from_secs(30);
 const AGAIN_EMPTY: Duration = Duration::from_secs(300);
+/// While a certificate is on its way to a pod.
+const AGAIN_CERTIFYING: Duration = Duration::from_secs(1);
+/// A Secret was written: what is next follows from what is stored now.
+const AGAIN_AT_ONCE: Duration = Duration::from_millis(100);
+/// A pod whose mounts are behind is touched again after so many seconds: the kubelet's own copy of a Secret may be older than
+/// the touch.
+const TOUCH_AGAIN_SECONDS: i64 = 5;
 /// After a failure: doubled with every further one, up to the last.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 const BACKOFF_LAST: Duration = Duration::from_secs(300);
@@ -54,6 +65,8 @@ pub struct Context {
     client: Client,
     defaults: Defaults,
     metrics: Metrics,
+    admin: AdminAuthority,
+    looks: Looks,
     reporter: Reporter,
     /// Failures in a row, by object: each backs off by itself.
     failures: Mutex<HashMap<String, u32>>,
@@ -67,15 +80,25 @@ pub enum ReconcileError {
     #[error(transparent)]
     Revision(#[from] RevisionError),
     #[error(transparent)]
-    Apply(#[from] apply::ApplyError),
+    Apply(#[from] ApplyError),
+    #[error(transparent)]
+    Certify(#[from] CertifyError),
+    #[error(transparent)]
+    AdminAuthority(#[from] AdminAuthorityError),
     #[error("cannot write the status: {0}")]
     Status(#[source] kube::Error),
 }
 
 impl Context {
-    pub fn new(client: Client, defaults: Defaults, metrics: Metrics, identity: &str) -> Context {
+    pub fn new(
+        client: Client,
+        defaults: Defaults,
+        metrics: Metrics,
+        admin: AdminAuthority,
+        identity: &str,
+    ) -> Context {
         let reporter = Reporter { controller: MANAGED_BY.to_owned(), instance: Some(identity.to_owned()) };
-        Context { client, defaults, metrics, reporter, failures: Mutex::default() }
+        Context { client, defaults, metrics, admin, looks: Looks::default(), reporter, failures: Mutex::default() }
     }
 }
 
@@ -166,32 +189,44 @@ async fn reconcile(resource: &CacheCluster, context: &Context) -> Result<Action,
         // Whatever was made for it has it as its owner and goes with it.
         return Ok(Action::await_change());
     }
-    let observed = observe::observe(&context.client, resource).await?;
-    let cluster = match Cluster::parse(resource) {
+    let now = Timestamp::now();
+    let tls = Tls::parse(resource, &context.defaults.cluster_domain);
+    let speaker = context.admin.speaker(now)?;
+    let asker = Asker { admin: &speaker, looks: &context.looks, now };
+    let observed = observe::observe(&context.client, resource, tls.as_ref().ok(), &asker).await?;
+    let certified = match &tls {
+        // Before all else, and whatever else is wrong or paused: a certificate that ends is an outage.
+        Ok(tls) => match certify(context, resource, tls, &observed, now).await? {
+            Certified::Known(certification) => Ok(certification),
+            Certified::LookAgain => return Ok(Action::requeue(AGAIN_AT_ONCE)),
+        },
+        Err(invalid) => Err(invalid.clone()),
+    };
+    let tell = async |outcome: Outcome<'_>, again: Duration| {
+        let again = again_for(&certified).min(again);
+        tell(context, resource, &observed, outcome, &certified, again).await
+    };
+    let cluster = match Cluster::parse(resource).and_then(|cluster| tls.map(|_| cluster)) {
         Ok(cluster) => cluster,
         Err(invalid) => {
             context.metrics.reconciles.with_label_values(&["invalid"]).inc();
-            return tell(context, resource, &observed, Outcome::Invalid(&invalid), AGAIN_SERVING).await;
+            return tell(Outcome::Invalid(&invalid), AGAIN_SERVING).await;
         }
     };
     if !observed.foreign.is_empty() {
-        return tell(context, resource, &observed, Outcome::Conflict(&observed.foreign), AGAIN_SERVING).await;
+        return tell(Outcome::Conflict(&observed.foreign), AGAIN_SERVING).await;
     }
     let step = match rollout::decide(&cluster, &observed, &context.defaults)? {
         Decision::Step(step) => step,
-        Decision::NothingYet => {
-            return tell(context, resource, &observed, Outcome::NothingYet, AGAIN_EMPTY).await;
-        }
+        Decision::NothingYet => return tell(Outcome::NothingYet, AGAIN_EMPTY).await,
     };
     let desired = desired::build(&cluster, &step, &observed);
     let applied = match apply::apply(&context.client, &cluster, desired, &observed).await {
         Ok(applied) => applied,
-        Err(apply::ApplyError::NameTaken { what }) => {
-            return tell(context, resource, &observed, Outcome::Conflict(&[what]), AGAIN_SERVING).await;
-        }
+        Err(ApplyError::NameTaken { what }) => return tell(Outcome::Conflict(&[what]), AGAIN_SERVING).await,
         Err(error) => {
             let message = error.to_string();
-            tell(context, resource, &observed, Outcome::Failed(&message), BACKOFF_FIRST).await?;
+            tell(Outcome::Failed(&message), BACKOFF_FIRST).await?;
             return Err(error.into());
         }
     };
@@ -203,8 +238,68 @@ async fn reconcile(resource: &CacheCluster, context: &Context) -> Result<Action,
         Progress::Complete | Progress::Held { .. } if observed.pods.iter().all(|pod| pod.ready) => AGAIN_SERVING,
         _ => AGAIN_UNDERWAY,
     };
-    let outcome = Outcome::Stepped { cluster: &cluster, step: &step, applied: &applied };
-    tell(context, resource, &observed, outcome, again).await
+    tell(Outcome::Stepped { cluster: &cluster, step: &step, applied: &applied }, again).await
+}
+
+/// How the certificates are.
+enum Certified {
+    Known(Certification),
+    /// They changed: everything else follows from what is stored now.
+    LookAgain,
+}
+
+/// Issues what is due, writes it, and has mounts refreshed that are behind.
+async fn certify(
+    context: &Context,
+    resource: &CacheCluster,
+    tls: &Tls,
+    observed: &Observed,
+    now: Timestamp,
+) -> Result<Certified, ReconcileError> {
+    let namespace = &tls.names.namespace;
+    let Some(owner) = resource.controller_owner_ref(&()) else { return Ok(Certified::LookAgain) };
+    // Where something of somebody else's has a name of ours, nothing is begun, and the report says so; but what serves goes
+    // on being renewed, unless it is the Secret itself that is theirs.
+    let is_blocked = |what: &String| observed.pods.is_empty() || what.starts_with("Secret ");
+    if observed.foreign.iter().any(is_blocked) {
+        return Ok(Certified::Known(Certification::default()));
+    }
+    let now = now.as_second();
+    let certification = certify::certify(tls, observed, &context.admin.authority, &owner, now)?;
+    let written = match apply::secrets(&context.client, namespace, &certification.writes).await {
+        Ok(written) => written,
+        Err(ApplyError::Changed { what }) => {
+            debug!(what, "changed meanwhile: looking again");
+            return Ok(Certified::LookAgain);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if !written.is_empty() {
+        context.metrics.writes.with_label_values(&["secret"]).inc_by(u64::try_from(written.len()).unwrap_or(0));
+        info!(cluster = key(resource), ?written, phase = ?certification.plan.as_ref().map(|plan| plan.phase), "certificates");
+    }
+    if certification.look_again {
+        return Ok(Certified::LookAgain);
+    }
+    let behind = observed.pods.iter().filter(|pod| certification.stale.contains(&pod.name) && !pod.terminating);
+    for pod in behind.filter(|pod| pod.touched + TOUCH_AGAIN_SECONDS <= now) {
+        apply::touch(&context.client, namespace, pod, now).await?;
+    }
+    Ok(Certified::Known(certification))
+}
+
+fn again_for(certified: &Result<Certification, InvalidSpec>) -> Duration {
+    let Ok(certification) = certified else { return AGAIN_SERVING };
+    let under_way = certification.plan.as_ref().is_some_and(|plan| plan.phase != Phase::Current);
+    if !certification.writes.is_empty() {
+        AGAIN_AT_ONCE
+    } else if !certification.stale.is_empty() {
+        AGAIN_CERTIFYING
+    } else if under_way {
+        AGAIN_UNDERWAY
+    } else {
+        AGAIN_EMPTY
+    }
 }
 
 /// Writes the status where it differs, and the events.
@@ -213,6 +308,7 @@ async fn tell(
     resource: &CacheCluster,
     observed: &Observed,
     outcome: Outcome<'_>,
+    certified: &Result<Certification, InvalidSpec>,
     again: Duration,
 ) -> Result<Action, ReconcileError> {
     let namespace = resource.namespace().unwrap_or_default();
@@ -222,7 +318,7 @@ async fn tell(
         return Ok(Action::await_change());
     };
     let resource = CacheCluster { status: current.status, ..resource.clone() };
-    let Report { status, events } = report::report(&resource, observed, outcome, Timestamp::now());
+    let Report { status, events } = report::report(&resource, observed, outcome, certified, Timestamp::now());
     if resource.status.as_ref() != Some(&status) {
         write_status(&api, &resource, status).await?;
     }

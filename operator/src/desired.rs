@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use crate::cluster::Cluster;
+use crate::material::CaMaterial;
 use crate::observe::{NodePod, Observed};
 use crate::revision::{KEPT_REVISIONS, Revision};
 use crate::rollout::Step;
@@ -42,6 +43,9 @@ pub fn build(cluster: &Cluster, step: &Step, observed: &Observed) -> Desired {
         if config_maps.iter().all(|known| known.metadata.name != built.metadata.name) {
             config_maps.push(built);
         }
+    }
+    if let Some(ca) = observed.secrets.ca.as_ref().and_then(CaMaterial::read) {
+        config_maps.push(config_map::ca_bundle(cluster, &ca));
     }
     Desired {
         service_account: service_account::build(cluster),
@@ -85,7 +89,7 @@ mod tests {
 
     fn desired(spec: Value, observed: &Observed) -> Desired {
         let cluster = Cluster::parse(&resource(spec)).unwrap();
-        let defaults = Defaults { node_image: "cache-node:1".to_owned() };
+        let defaults = Defaults { node_image: "cache-node:1".to_owned(), ..Defaults::default() };
         let Decision::Step(step) = decide(&cluster, observed, &defaults).unwrap() else { panic!("nothing decided") };
         build(&cluster, &step, observed)
     }
@@ -162,6 +166,46 @@ mod tests {
             desired.stateful_set.spec.unwrap().template.spec.unwrap().termination_grace_period_seconds,
             Some(39)
         );
+    }
+
+    #[test]
+    fn secrets_are_mounted_whole_where_the_node_looks_for_them() {
+        for (spec, expected) in [
+            (json!({}), vec![("admin-tls", "demo-admin-tls", "/etc/gannet-admin-tls")]),
+            (
+                json!({"tls": {"mode": "Strict", "maxConnectionAge": "9m"}}),
+                vec![
+                    ("admin-tls", "demo-admin-tls", "/etc/gannet-admin-tls"),
+                    ("tls", "demo-node-tls", "/etc/gannet-tls"),
+                ],
+            ),
+        ] {
+            let desired = desired(spec, &Observed::default());
+            let text = &desired.config_maps[0].data.as_ref().unwrap()["cache-node.yaml"];
+            let config = config::Config::parse(text).unwrap();
+            assert_eq!(config.tls.is_some(), expected.len() > 1, "{text}");
+            assert!(config.tls.is_none_or(|tls| tls.max_connection_age.to_string() == "9m"), "{text}");
+            let template = serde_json::to_value(desired.stateful_set.spec.unwrap().template).unwrap();
+            let (volumes, container) = (&template["spec"]["volumes"], &template["spec"]["containers"][0]);
+            assert_eq!(volumes.as_array().unwrap().len(), expected.len() + 1);
+            for (index, (volume, secret, folder)) in expected.into_iter().enumerate() {
+                assert_eq!(volumes[index + 1], json!({"name": volume, "secret": {"secretName": secret, "defaultMode": 0o440}}));
+                let mount = json!({"name": volume, "mountPath": folder, "readOnly": true});
+                assert_eq!(container["volumeMounts"][index + 1], mount);
+                assert!(text.contains(&format!("directory: {folder}")), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_about_certificates_but_the_mode_and_the_age_changes_a_pod() {
+        let first = pod_template(json!({"tls": {"mode": "Strict"}}));
+        let clients = json!([{"name": "web", "secretName": "cache-web"}]);
+        let lives = json!({"mode": "Strict", "duration": "1h", "renewBefore": "10m", "clients": clients});
+        assert_eq!(pod_template(json!({"tls": lives, "monitoring": {"clientSecretName": "prometheus"}})), first);
+        let off = pod_template(json!({"tls": {"mode": "Disabled", "maxConnectionAge": "7m"}}));
+        assert_eq!(off, pod_template(json!({})));
+        assert_ne!(off, first);
     }
 
     #[test]

@@ -1,17 +1,23 @@
 //! The cache-operator: turns CacheCluster resources into running cache-nodes.
 
+mod admin_authority;
 mod apply;
+mod certificate;
+mod certify;
 mod cluster;
 mod controller;
 mod desired;
 mod lease;
+mod material;
 mod metrics;
 mod node_client;
 mod observe;
 mod report;
 mod revision;
 mod rollout;
+mod rotation;
 mod server;
+mod tls;
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -26,6 +32,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
+use admin_authority::AdminAuthority;
 use controller::Context;
 use lease::Elector;
 use metrics::Metrics;
@@ -56,6 +63,14 @@ struct Arguments {
     #[arg(long, env = "GANNET_LEASE_NAME", default_value = "cache-operator")]
     lease_name: String,
 
+    /// The Secret in that namespace with the CA of the nodes' admin ports; it is made where there is none.
+    #[arg(long, env = "GANNET_ADMIN_CA_SECRET", default_value = "cache-operator-admin-ca")]
+    admin_ca_secret: String,
+
+    /// The DNS domain of the Kubernetes cluster.
+    #[arg(long, env = "GANNET_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    cluster_domain: String,
+
     /// What this process calls itself in the Lease; unlike any other's.
     #[arg(long, env = "POD_NAME")]
     identity: String,
@@ -74,6 +89,8 @@ enum StartError {
     Server(#[from] server::ServerError),
     #[error("the API server does not answer: {0}")]
     Api(#[source] kube::Error),
+    #[error(transparent)]
+    AdminAuthority(#[from] admin_authority::AdminAuthorityError),
 }
 
 /// How the operator ended.
@@ -113,7 +130,16 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<End, StartError> {
-    let Arguments { namespaces, node_image, listen, lease_namespace, lease_name, identity } = arguments;
+    let Arguments {
+        namespaces,
+        node_image,
+        listen,
+        lease_namespace,
+        lease_name,
+        admin_ca_secret,
+        cluster_domain,
+        identity,
+    } = arguments;
     let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signal)?;
     let asked = async move {
@@ -139,7 +165,9 @@ async fn run(arguments: Arguments) -> Result<End, StartError> {
         ended = &mut served => return Err(served_error(ended)),
     }
     metrics.leader.set(1);
-    let context = Arc::new(Context::new(client, Defaults { node_image }, metrics.clone(), &identity));
+    let admin = AdminAuthority::load(&client, &lease_namespace, &admin_ca_secret).await?;
+    let defaults = Defaults { node_image, cluster_domain };
+    let context = Arc::new(Context::new(client, defaults, metrics.clone(), admin, &identity));
     let (stop, stopped) = watch::channel(false);
     let controllers = tokio::spawn(async move { controller::run(context, &namespaces, stopped).await });
     tokio::select! {

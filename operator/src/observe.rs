@@ -1,21 +1,23 @@
 //! Every read: what there is, as the API server and the pods themselves tell it.
 
-use futures::{StreamExt, stream};
+use std::collections::BTreeMap;
+
 use gannet_crds::CacheCluster;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::ListParams;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
 use crate::desired::labels;
-use crate::node_client;
 use crate::revision::{REVISION_ANNOTATION, Revision, RevisionError};
+use crate::tls::{Names, Tls};
 
-/// Pods whose admin ports are asked at once.
-const POLLS_AT_ONCE: usize = 16;
+mod ask;
+
+pub use ask::{Asker, Looks};
 
 /// What there is.
 #[derive(Debug, Default)]
@@ -32,8 +34,29 @@ pub struct Observed {
     pub revisions: Vec<Revision>,
     /// By ordinal.
     pub pods: Vec<NodePod>,
+    pub secrets: Secrets,
     /// Objects that have our names and are not ours.
     pub foreign: Vec<String>,
+}
+
+/// Secrets of a cluster.
+#[derive(Debug, Default)]
+pub struct Secrets {
+    pub admin: Option<Secret>,
+    pub ca: Option<Secret>,
+    pub nodes: Option<Secret>,
+    /// By name.
+    pub clients: BTreeMap<String, Found>,
+    pub monitoring: Option<(String, Found)>,
+}
+
+/// A Secret whose name is the user's choice: somebody else's is no reason to stop everything.
+#[derive(Debug, Default)]
+pub enum Found {
+    #[default]
+    Missing,
+    Foreign,
+    Ours(Box<Secret>),
 }
 
 /// A StatefulSet as far as decisions need it.
@@ -65,8 +88,23 @@ pub struct NodePod {
     pub trouble: String,
     /// The pod's address once it runs.
     pub address: Option<String>,
+    pub mounts: Mounts,
+    /// When its mounts were last asked to be refreshed, in unix time.
+    pub touched: i64,
     /// What it says of itself; `None` where there was nobody to ask.
     pub report: Option<Result<config::Status, String>>,
+    /// The serial of the certificate on its data port, seen in a handshake; `None` where it has no TLS or was not asked.
+    pub served: Option<Result<String, String>>,
+}
+
+/// A pod whose annotation changes has its mounts refreshed at once, where otherwise the kubelet takes a minute or more.
+pub const TOUCHED_ANNOTATION: &str = "gannet.dev/refreshed-at";
+
+/// Which of the cluster's Secrets a pod mounts: it speaks TLS on the ports that these are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mounts {
+    pub node_tls: bool,
+    pub admin_tls: bool,
 }
 
 /// A read that failed.
@@ -82,11 +120,17 @@ pub enum ObserveError {
     Revision(#[from] RevisionError),
 }
 
-/// Reads everything that has to do with a resource.
+/// Reads everything that has to do with a resource; without `tls`, which is where the resource makes no sense
+/// there, certificates are not looked at.
 ///
 /// # Errors
 /// [`ObserveError`] for the first read that failed: nothing is decided on half a picture.
-pub async fn observe(client: &Client, resource: &CacheCluster) -> Result<Observed, ObserveError> {
+pub async fn observe(
+    client: &Client,
+    resource: &CacheCluster,
+    tls: Option<&Tls>,
+    asker: &Asker<'_>,
+) -> Result<Observed, ObserveError> {
     let reader = Reader { client, resource, name: resource.name_any() };
     let nodes = format!("{}-nodes", reader.name);
     let (set, client_service, node_service, budget, account, config_maps, controller_revisions, pods) = tokio::try_join!(
@@ -114,7 +158,11 @@ pub async fn observe(client: &Client, resource: &CacheCluster) -> Result<Observe
     observed.set = observed.stateful_set.as_ref().map(Set::of);
     let set_uid = observed.stateful_set.as_ref().and_then(ResourceExt::uid);
     let members = pods.iter().filter(|pod| set_uid.is_none() || controller_uid(*pod) == set_uid.as_deref());
-    observed.pods = ask(members.filter_map(|pod| NodePod::of(&reader.name, pod)).collect()).await;
+    observed.pods = members.filter_map(|pod| NodePod::of(&reader.name, pod)).collect();
+    if let Some(tls) = tls {
+        observed.secrets = reader.secrets(tls, observed.has_tls(tls), &mut foreign).await?;
+    }
+    observed.pods = asker.ask(std::mem::take(&mut observed.pods), &observed.secrets, &reader.names()).await;
     observed.foreign = foreign;
     Ok(observed)
 }
@@ -157,6 +205,39 @@ impl Reader<'_> {
         list.map(|list| list.items).map_err(|source| ObserveError::Read { what: what(), source })
     }
 
+    fn names(&self) -> Names {
+        let namespace = self.resource.namespace().unwrap_or_default();
+        Names { cluster: self.name.clone(), namespace, domain: String::new() }
+    }
+
+    async fn secrets(&self, tls: &Tls, has_tls: bool, foreign: &mut Vec<String>) -> Result<Secrets, ObserveError> {
+        let mut secrets = Secrets {
+            admin: self.ours(self.named(&tls.names.admin_tls()).await?, foreign),
+            ..Secrets::default()
+        };
+        if let Some(name) = &tls.monitoring {
+            secrets.monitoring = Some((name.clone(), self.found(name).await?));
+        }
+        if has_tls {
+            secrets.ca = self.ours(self.named(&tls.names.ca()).await?, foreign);
+            secrets.nodes = self.ours(self.named(&tls.names.node_tls()).await?, foreign);
+            for client in &tls.clients {
+                secrets.clients.insert(client.secret_name.clone(), self.found(&client.secret_name).await?);
+            }
+        }
+        Ok(secrets)
+    }
+
+    async fn found(&self, name: &str) -> Result<Found, ObserveError> {
+        let mut foreign = Vec::new();
+        let ours = self.ours(self.named::<Secret>(name).await?, &mut foreign);
+        Ok(match ours {
+            Some(secret) => Found::Ours(Box::new(secret)),
+            None if foreign.is_empty() => Found::Missing,
+            None => Found::Foreign,
+        })
+    }
+
     /// Keeps what is controlled by the resource and notes what is not.
     fn ours<K: Resource<DynamicType = ()>>(&self, found: Option<K>, foreign: &mut Vec<String>) -> Option<K> {
         let found = found?;
@@ -175,19 +256,6 @@ impl Reader<'_> {
 fn controller_uid<K: Resource>(object: &K) -> Option<&str> {
     let owners = object.meta().owner_references.as_ref()?;
     owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
-}
-
-/// Asks each pod that has an address for its report.
-async fn ask(pods: Vec<NodePod>) -> Vec<NodePod> {
-    let asked = pods.into_iter().map(|mut pod| async move {
-        if let Some(address) = pod.address.as_deref().filter(|_| !pod.terminating) {
-            pod.report = Some(node_client::status(address).await.map_err(|e| e.to_string()));
-        }
-        pod
-    });
-    let mut pods: Vec<NodePod> = stream::iter(asked).buffer_unordered(POLLS_AT_ONCE).collect().await;
-    pods.sort_by_key(|pod| pod.ordinal);
-    pods
 }
 
 impl Set {
@@ -237,9 +305,25 @@ impl NodePod {
             since: since.or_else(|| pod.metadata.creation_timestamp.clone()).map(|time| time.0),
             trouble,
             address: status.pod_ip.filter(|_| running),
+            mounts: Mounts::of(cluster, pod),
+            touched: pod.annotations().get(TOUCHED_ANNOTATION).and_then(|text| text.parse().ok()).unwrap_or(0),
             report: None,
+            served: None,
             name,
         })
+    }
+}
+
+impl Mounts {
+    fn of(cluster: &str, pod: &Pod) -> Mounts {
+        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+        let secrets: Vec<&str> =
+            volumes.filter_map(|volume| volume.secret.as_ref()?.secret_name.as_deref()).collect();
+        let names = Names { cluster: cluster.to_owned(), ..Names::default() };
+        Mounts {
+            node_tls: secrets.contains(&names.node_tls().as_str()),
+            admin_tls: secrets.contains(&names.admin_tls().as_str()),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use kube::ResourceExt;
 use kube::runtime::events::{Event, EventType};
 
 use crate::apply::Applied;
+use crate::certify::Certification;
 use crate::cluster::{Cluster, InvalidSpec};
 use crate::desired::labels;
 use crate::observe::{NodePod, Observed};
@@ -46,9 +47,16 @@ const NAMED_PODS: usize = 5;
 
 /// Makes the report.
 #[must_use]
-pub fn report(resource: &CacheCluster, observed: &Observed, outcome: Outcome<'_>, now: Timestamp) -> Report {
+pub fn report(
+    resource: &CacheCluster,
+    observed: &Observed,
+    outcome: Outcome<'_>,
+    certified: &Result<Certification, InvalidSpec>,
+    now: Timestamp,
+) -> Report {
     let before = resource.status.clone().unwrap_or_default();
-    let findings = findings(observed, outcome, now);
+    let mut findings = findings(observed, outcome, now);
+    findings.push(certificates::finding(observed, certified));
     let conditions =
         findings.iter().map(|finding| dated(finding, &before, resource.metadata.generation, now)).collect();
     let declared = resource.spec.replicas;
@@ -68,6 +76,7 @@ pub fn report(resource: &CacheCluster, observed: &Observed, outcome: Outcome<'_>
         items: observed.pods.iter().map(live_items).sum(),
         pods: observed.pods.iter().map(pod_status).collect(),
         conditions,
+        tls: certificates::status(resource, observed, certified),
         // What is not known this time stays as it was.
         updated_replicas: before.updated_replicas,
         image: before.image.clone(),
@@ -81,6 +90,7 @@ pub fn report(resource: &CacheCluster, observed: &Observed, outcome: Outcome<'_>
     }
     let mut events = action_events(observed, outcome);
     events.extend(transition_events(&before, &status));
+    events.extend(certificates::events(&before, &status, certified));
     Report { status, events }
 }
 
@@ -113,6 +123,7 @@ fn pod_status(pod: &NodePod) -> PodStatus {
         version,
         configuration_hash,
         items: live_items(pod),
+        certificate: certificates::served(pod),
         reason: reason.unwrap_or_default(),
     }
 }
@@ -363,5 +374,6 @@ fn event(type_: EventType, reason: &str, action: &str, note: String) -> Event {
     Event { type_, reason: reason.to_owned(), note: Some(note), action: action.to_owned(), secondary: None }
 }
 
+mod certificates;
 #[cfg(test)]
 mod tests;

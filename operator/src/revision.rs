@@ -42,9 +42,11 @@ pub struct Content {
 }
 
 /// What an operator of this build fills in where the spec is silent.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Defaults {
     pub node_image: String,
+    /// The DNS domain of the Kubernetes cluster.
+    pub cluster_domain: String,
 }
 
 /// A revision that could not be rendered, stored or read.

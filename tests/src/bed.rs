@@ -145,7 +145,11 @@ fn output_of(command: &str, output: &Output) -> Outcome<String> {
 }
 
 impl Tool {
-    fn program(self) -> Outcome<PathBuf> {
+    /// The program's path.
+    ///
+    /// # Errors
+    /// Where it cannot be found.
+    pub fn program(self) -> Outcome<PathBuf> {
         Ok(match self {
             Tool::Kubectl => PathBuf::from("kubectl"),
             Tool::Helm => PathBuf::from("helm"),

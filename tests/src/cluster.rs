@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gannet_crds::{CacheCluster, condition};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use kube::api::ListParams;
@@ -158,8 +158,7 @@ impl Scenario {
             for node in self.nodes(cluster).await? {
                 let file = self.configuration(&node).await?;
                 ensure!(file.lines().any(|l| l == line), "{} is given a configuration without it:\n{file}", node.name);
-                let status = http::get(&node.address, config::ADMIN_PORT, "/status").await?;
-                let status: config::Status = serde_json::from_str(&status)?;
+                let status = self.node_status(cluster, &node).await?;
                 let hash = &status.configuration_hash;
                 ensure!(
                     !hash.is_empty() && node.config_map.ends_with(hash.as_str()),
@@ -169,6 +168,46 @@ impl Scenario {
                 );
             }
             Ok(())
+        })
+        .await
+    }
+
+    /// What a node says of itself at its admin port. It is asked as the monitoring is: a Secret for that is declared where there
+    /// is none, which touches no pod.
+    ///
+    /// # Errors
+    /// Where there is no such Secret in time, or the node does not answer.
+    pub async fn node_status(&self, cluster: &str, node: &NodePod) -> Outcome<config::Status> {
+        let declared = self.clusters().get(cluster).await?.spec.monitoring.client_secret_name;
+        let secret = match declared {
+            Some(name) => name,
+            None => {
+                let name = format!("{cluster}-monitoring");
+                self.change(cluster, json!({"monitoring": {"clientSecretName": name}})).await?;
+                name
+            }
+        };
+        let credentials = self.credentials(&secret).await?;
+        let host = format!("{}.{cluster}-nodes.{}.svc", node.name, self.namespace);
+        let answer = http::get_by_tls(&node.address, config::ADMIN_PORT, "/status", &host, &credentials).await?;
+        Ok(serde_json::from_str(&answer)?)
+    }
+
+    /// Waits for the Secret of a client.
+    ///
+    /// # Returns
+    /// What it holds now.
+    ///
+    /// # Errors
+    /// After [`NOTICED`], saying what is missing.
+    pub async fn credentials(&self, secret: &str) -> Outcome<http::Credentials> {
+        until(&format!("Secret {secret}"), NOTICED, || async {
+            let data = self.all::<Secret>().get(secret).await?.data.unwrap_or_default();
+            let text = |name: &str| {
+                let bytes = data.get(name).ok_or_else(|| Failure::new(format!("{secret} has no {name}")))?;
+                Ok::<_, Failure>(String::from_utf8_lossy(&bytes.0).into_owned())
+            };
+            Ok(http::Credentials { authorities: text("ca.crt")?, certificate: text("tls.crt")?, key: text("tls.key")? })
         })
         .await
     }

@@ -1,5 +1,6 @@
 //! The harness of the end-to-end tests.
 
+pub mod application;
 pub mod bed;
 pub mod cluster;
 pub mod failure;

@@ -56,6 +56,21 @@ fn what_makes_no_sense_is_refused_by_name() -> Outcome {
             (json!({"image": ""}), "spec.image"),
             (json!({"disruption": {"maxUnavailable": 0}}), "spec.disruption.maxUnavailable"),
             (json!({"rollout": {"template": "Sometimes"}}), "spec.rollout.template"),
+            (json!({"tls": {"mode": "Mutual"}}), "spec.tls.mode"),
+            (json!({"tls": {"duration": "30s"}}), "spec.tls.duration is too short"),
+            (json!({"tls": {"renewBefore": "24h"}}), "spec.tls.renewBefore: a certificate is renewed before it ends"),
+            (json!({"tls": {"ca": {"renewBefore": "49h"}}}), "spec.tls.ca.renewBefore is too short"),
+            (json!({"tls": {"ca": {"duration": "200h"}}}), "spec.tls.ca.renewBefore: a CA is replaced before it ends"),
+            (
+                json!({"tls": {"clients": [{"name": "a", "secretName": "x"}, {"name": "b", "secretName": "x"}]}}),
+                "spec.tls.clients: each client has a Secret of its own",
+            ),
+            (
+                json!({"tls": {"clients": [{"name": "a", "secretName": "x"}, {"name": "a", "secretName": "y"}]}}),
+                "spec.tls.clients",
+            ),
+            (json!({"tls": {"clients": [{"name": "A", "secretName": "x"}]}}), "spec.tls.clients[0].name"),
+            (json!({"monitoring": {"clientSecretName": "a/b"}}), "spec.monitoring.clientSecretName"),
             (json!({"rollout": {"progressDeadline": "soon"}}), "spec.rollout.progressDeadline"),
             (
                 json!({"podTemplate": {"terminationGracePeriodSeconds": 5}}),
@@ -96,6 +111,8 @@ fn what_makes_sense_is_accepted() -> Outcome {
             json!({"node": {"memory": "500M", "cpu": "1.5", "workers": 64, "idleTimeout": "1h30m", "drainDelay": "0s"}}),
             json!({"node": {"memory": "4Gi"}, "cache": {"eviction": "S3Fifo", "maxItemSize": "128Mi"}}),
             json!({"rollout": {"template": "Latest", "progressDeadline": "90s"}}),
+            json!({"tls": {"mode": "Strict", "ca": {"renewBefore": "50h"}}}),
+            json!({"tls": {"mode": "Permissive", "duration": "3m", "renewBefore": "2m", "maxConnectionAge": "0s"}}),
             json!({"podTemplate": {"labels": {"a": "b"}, "tolerations": [{"operator": "Exists"}]}}),
         ];
         for spec in cases {

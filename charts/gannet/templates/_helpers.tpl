@@ -61,10 +61,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [apps]
   resources: [controllerrevisions]
   verbs: [get, list, watch, create, patch, delete]
-# Pods are made by the StatefulSet's controller; the operator deletes those that are stuck on a bad revision.
+# Certificates. They are read by name and never listed; a rule cannot say which names, because they follow from those of the
+# CacheClusters and from what these say.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, create, update]
+# Pods are made by the StatefulSet's controller; the operator deletes those that are stuck on a bad revision, and touches an
+# annotation of those whose mounted certificates are behind.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, delete]
+  verbs: [get, list, watch, patch, delete]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use gannet_crds::PodTemplate;
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, PodSecurityContext, PodSpec,
-    PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecurityContext, TopologySpreadConstraint, Volume,
-    VolumeMount,
+    PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+    TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{config_map, labels};
-use crate::cluster::Cluster;
+use crate::cluster::{ADMIN_TLS_FOLDER, Cluster, TLS_FOLDER};
 use crate::revision::config_map_name;
+use crate::tls::Names;
 
 /// The container's name.
 pub const CONTAINER: &str = "cache-node";
@@ -22,6 +23,10 @@ pub const CONTAINER: &str = "cache-node";
 const CONFIG_FOLDER: &str = "/etc/gannet";
 /// Nobody's in particular: the images have no user database.
 const USER: i64 = 65532;
+const TLS_VOLUME: &str = "tls";
+const ADMIN_TLS_VOLUME: &str = "admin-tls";
+/// Nobody else in the pod reads the keys.
+const KEY_MODE: i32 = 0o440;
 const READINESS_SECONDS: i32 = 2;
 const LIVENESS_SECONDS: i32 = 10;
 
@@ -46,14 +51,7 @@ pub fn template(cluster: &Cluster, image: &str, configuration: &str) -> PodTempl
     };
     let spec = PodSpec {
         containers: vec![container(cluster, image)],
-        volumes: Some(vec![Volume {
-            name: "config".to_owned(),
-            config_map: Some(ConfigMapVolumeSource {
-                name: config_map_name(&cluster.name, configuration),
-                ..ConfigMapVolumeSource::default()
-            }),
-            ..Volume::default()
-        }]),
+        volumes: Some(volumes(cluster, configuration)),
         service_account_name: Some(service_account_name.unwrap_or_else(|| cluster.name.clone())),
         automount_service_account_token: Some(false),
         // A variable for every Service of the namespace: hundreds, and the node reads none.
@@ -63,6 +61,8 @@ pub fn template(cluster: &Cluster, image: &str, configuration: &str) -> PodTempl
             run_as_non_root: Some(true),
             run_as_user: Some(USER),
             run_as_group: Some(USER),
+            // The keys that are mounted are for this group.
+            fs_group: Some(USER),
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
             ..PodSecurityContext::default()
         }),
@@ -80,6 +80,47 @@ pub fn template(cluster: &Cluster, image: &str, configuration: &str) -> PodTempl
         ..ObjectMeta::default()
     };
     PodTemplateSpec { metadata: Some(metadata), spec: Some(spec) }
+}
+
+/// Secrets are mounted whole: a file of its own (`subPath`) would never be refreshed.
+fn volumes(cluster: &Cluster, configuration: &str) -> Vec<Volume> {
+    let secret = |volume: &str, name: String| Volume {
+        name: volume.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(name),
+            default_mode: Some(KEY_MODE),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
+    let names = Names { cluster: cluster.name.clone(), ..Names::default() };
+    let config = Volume {
+        name: "config".to_owned(),
+        config_map: Some(ConfigMapVolumeSource {
+            name: config_map_name(&cluster.name, configuration),
+            ..ConfigMapVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
+    let mut volumes = vec![config, secret(ADMIN_TLS_VOLUME, names.admin_tls())];
+    if cluster.shape.config.tls.is_some() {
+        volumes.push(secret(TLS_VOLUME, names.node_tls()));
+    }
+    volumes
+}
+
+fn volume_mounts(cluster: &Cluster) -> Vec<VolumeMount> {
+    let mount = |volume: &str, folder: &str| VolumeMount {
+        name: volume.to_owned(),
+        mount_path: folder.to_owned(),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    };
+    let mut mounts = vec![mount("config", CONFIG_FOLDER), mount(ADMIN_TLS_VOLUME, ADMIN_TLS_FOLDER)];
+    if cluster.shape.config.tls.is_some() {
+        mounts.push(mount(TLS_VOLUME, TLS_FOLDER));
+    }
+    mounts
 }
 
 fn pod_labels(cluster: &Cluster) -> BTreeMap<String, String> {
@@ -115,12 +156,7 @@ fn container(cluster: &Cluster, image: &str) -> Container {
         }),
         readiness_probe: Some(probe("/readyz", READINESS_SECONDS)),
         liveness_probe: Some(probe("/livez", LIVENESS_SECONDS)),
-        volume_mounts: Some(vec![VolumeMount {
-            name: "config".to_owned(),
-            mount_path: CONFIG_FOLDER.to_owned(),
-            read_only: Some(true),
-            ..VolumeMount::default()
-        }]),
+        volume_mounts: Some(volume_mounts(cluster)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),

@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 
 use super::{Outcome, report};
 use crate::apply::Applied;
+use crate::certify::Certification;
 use crate::cluster::Cluster;
 use crate::cluster::tests::resource;
-use crate::observe::{NodePod, Observed, Set};
+use crate::observe::{Mounts, NodePod, Observed, Set};
 use crate::revision::Defaults;
 use crate::rollout::{Decision, Step, decide};
 
@@ -27,7 +28,10 @@ fn pod(ordinal: i32, revision: &str, ready: bool) -> NodePod {
         since: Some(at(0)),
         trouble: if ready { String::new() } else { "ImagePullBackOff".to_owned() },
         address: None,
+        mounts: Mounts::default(),
+        touched: 0,
         report: None,
+        served: None,
     }
 }
 
@@ -42,7 +46,7 @@ struct Scene {
 fn scene(spec: Value, ready: [bool; 3]) -> Scene {
     let resource = resource(spec);
     let cluster = Cluster::parse(&resource).unwrap();
-    let defaults = Defaults { node_image: "cache-node:1".to_owned() };
+    let defaults = Defaults { node_image: "cache-node:1".to_owned(), ..Defaults::default() };
     let Decision::Step(first) = decide(&cluster, &Observed::default(), &defaults).unwrap() else { panic!("undecided") };
     let revision = first.target.name.clone();
     let observed = Observed {
@@ -62,7 +66,7 @@ impl Scene {
     }
 
     fn told_of(&self, outcome: Outcome<'_>, second: i64) -> (CacheClusterStatus, Vec<String>) {
-        let told = report(&self.resource, &self.observed, outcome, at(second));
+        let told = report(&self.resource, &self.observed, outcome, &Ok(Certification::default()), at(second));
         (told.status, told.events.into_iter().map(|event| event.reason).collect())
     }
 }
@@ -82,7 +86,7 @@ fn all_conditions_are_always_there() {
     let conflict = ["Service demo".to_owned()];
     for outcome in [Outcome::NothingYet, Outcome::Failed("no"), Outcome::Conflict(&conflict)] {
         let (status, _) = scene.told_of(outcome, 0);
-        for kind in [condition::READY, condition::RECONCILING, condition::STALLED, condition::PAUSED] {
+        for kind in [condition::READY, condition::RECONCILING, condition::STALLED, condition::PAUSED, condition::TLS_READY] {
             assert!(!reason(&status, kind).1.is_empty());
         }
     }
@@ -139,7 +143,7 @@ fn a_change_says_that_it_is_cold() {
     let mut scene = scene(json!({}), [true; 3]);
     scene.resource = resource(json!({"node": {"memory": "2Gi"}}));
     scene.cluster = Cluster::parse(&scene.resource).unwrap();
-    let defaults = Defaults { node_image: "cache-node:1".to_owned() };
+    let defaults = Defaults { node_image: "cache-node:1".to_owned(), ..Defaults::default() };
     let Decision::Step(step) = decide(&scene.cluster, &scene.observed, &defaults).unwrap() else { panic!("undecided") };
     scene.step = *step;
     let (status, events) = scene.told(0);

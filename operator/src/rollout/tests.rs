@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::{Decision, Progress, Step, Strategy, decide};
 use crate::cluster::Cluster;
 use crate::cluster::tests::resource;
-use crate::observe::{NodePod, Observed, Set};
+use crate::observe::{Mounts, NodePod, Observed, Set};
 use crate::revision::{Defaults, Revision};
 
 const IMAGE: &str = "cache-node:1";
@@ -13,7 +13,7 @@ fn cluster(spec: Value) -> Cluster {
 }
 
 fn defaults() -> Defaults {
-    Defaults { node_image: IMAGE.to_owned() }
+    Defaults { node_image: IMAGE.to_owned(), ..Defaults::default() }
 }
 
 fn step(cluster: &Cluster, observed: &Observed) -> Step {
@@ -36,7 +36,10 @@ fn pod(ordinal: i32, revision: &str, ready: bool) -> NodePod {
         since: None,
         trouble: String::new(),
         address: None,
+        mounts: Mounts::default(),
+        touched: 0,
         report: None,
+        served: None,
     }
 }
 

@@ -3,7 +3,6 @@
 use serde_json::json;
 use tests::cluster::{small, with};
 use tests::failure::Outcome;
-use tests::http;
 use tests::process::Process;
 use tests::scenario::scenario;
 
@@ -19,8 +18,7 @@ fn a_node_filled_to_eviction_stays_under_its_limit() -> Outcome {
         let filled = s.use_client("fill.py", &["16"], &s.addresses("demo", 1)).await?;
         assert!(filled["evictions"].as_u64() > Some(0), "the node was not filled: {filled}");
 
-        let status: config::Status =
-            serde_json::from_str(&http::get(&node.address, config::ADMIN_PORT, "/status").await?)?;
+        let status = s.node_status("demo", &node).await?;
         assert!(status.memory.cache_used <= status.memory.cache_limit, "{:?}", status.memory);
         assert!(status.memory.cache_used > status.memory.cache_limit / 2, "it is full: {:?}", status.memory);
         assert_eq!(status.requests.server_errors, 0, "nothing was refused for want of memory");

@@ -1,0 +1,349 @@
+//! From what was observed to the Secrets that are to be written: gathers the facts, has them decided on, and issues.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use gannet_crds::TlsMode;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::ResourceExt;
+
+use crate::certificate::{Authority, Certificate, CertificateError, Subject, bundle_hash};
+use crate::desired::labels;
+use crate::material::{CaMaterial, ClientMaterial, Content, NodesMaterial};
+use crate::observe::{Found, NodePod, Observed};
+use crate::rotation::{self, Client, ClientSecret, Facts, Nodes, Plan, Pod, Seen, Write};
+use crate::tls::{self, Names, Tls};
+
+/// The leaves of the admin ports: nobody outside the cluster sees them, and nothing waits for their renewal.
+const ADMIN_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+const ADMIN_RENEW_BEFORE_SECONDS: i64 = 10 * 24 * 3600;
+
+/// The most pods that a cluster with TLS may have: a Secret holds 1 MiB.
+const MOST_PODS: usize = 1000;
+
+/// A Secret to be written in place of the one that was observed, or of none.
+#[derive(Clone, Debug)]
+pub struct SecretWrite {
+    pub secret: Secret,
+    pub known: Option<Secret>,
+}
+
+/// What is to be written, and why.
+#[derive(Debug, Default)]
+pub struct Certification {
+    pub writes: Vec<SecretWrite>,
+    /// Of the data port; `None` where it has no TLS.
+    pub plan: Option<Plan>,
+    /// Secrets of clients that are somebody else's.
+    pub foreign: Vec<String>,
+    /// Pods whose mounted Secrets are behind.
+    pub stale: Vec<String>,
+    /// The CAs changed: everything else follows from what is stored then.
+    pub look_again: bool,
+}
+
+/// Certificates that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum CertifyError {
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    #[error("the CA {0} is to issue and its key is not at hand")]
+    NoKey(String),
+}
+
+/// Says which Secrets are to be written now.
+///
+/// # Errors
+/// [`CertifyError`] where a certificate cannot be made.
+pub fn certify(
+    tls: &Tls,
+    observed: &Observed,
+    admin: &Authority,
+    owner: &OwnerReference,
+    now: i64,
+) -> Result<Certification, CertifyError> {
+    let clerk = Clerk { tls, observed, owner, now, members: members(tls, observed) };
+    let mut certification = Certification::default();
+    clerk.certify_admin(admin, &mut certification)?;
+    if !observed.has_tls(tls) {
+        return Ok(certification);
+    }
+    let ca = observed.secrets.ca.as_ref().and_then(CaMaterial::read);
+    let plan = rotation::decide(&clerk.facts(ca.as_ref()));
+    for write in &plan.writes {
+        clerk.carry_out(write, ca.as_ref(), &mut certification)?;
+    }
+    for (name, found) in &observed.secrets.clients {
+        if matches!(found, Found::Foreign) {
+            certification.foreign.push(name.clone());
+        }
+    }
+    certification.stale = plan.stale.clone();
+    certification.plan = Some(plan);
+    Ok(certification)
+}
+
+/// The pods that there are and those that there will be.
+fn members(tls: &Tls, observed: &Observed) -> Vec<String> {
+    let replicas = tls.replicas.max(observed.set.as_ref().map_or(0, |set| set.replicas));
+    let mut ordinals: Vec<i32> = (0..replicas).collect();
+    let more = observed.pods.iter().map(|pod| pod.ordinal).filter(|ordinal| *ordinal >= replicas);
+    ordinals.extend(more);
+    ordinals.into_iter().take(MOST_PODS).map(|ordinal| format!("{}-{ordinal}", tls.names.cluster)).collect()
+}
+
+/// What the operator's own hands need.
+struct Clerk<'a> {
+    tls: &'a Tls,
+    observed: &'a Observed,
+    owner: &'a OwnerReference,
+    now: i64,
+    members: Vec<String>,
+}
+
+impl Clerk<'_> {
+    fn names(&self) -> &Names {
+        &self.tls.names
+    }
+
+    /// The Secret of the admin ports. Its CA is the operator's own; all that is due is renewed at once.
+    fn certify_admin(&self, authority: &Authority, into: &mut Certification) -> Result<(), CertifyError> {
+        let secrets = &self.observed.secrets;
+        let ca = &authority.certificate;
+        let is_due = |pair: &crate::certificate::Pair, subject: &Subject| {
+            !pair.certificate.is_issued_by(ca)
+                || pair.certificate.names != subject.names
+                || pair.certificate.not_after - ADMIN_RENEW_BEFORE_SECONDS <= self.now
+        };
+        let stored = secrets.admin.as_ref().map(NodesMaterial::read).unwrap_or_default();
+        let mut wanted = NodesMaterial {
+            bundle: vec![ca.clone()],
+            identities: tls::allow_list(&[tls::OPERATOR.to_owned(), tls::MONITORING.to_owned()]),
+            pairs: BTreeMap::new(),
+        };
+        let mut changed = stored.bundle != wanted.bundle || stored.identities != wanted.identities;
+        for pod in &self.members {
+            let subject = self.names().node_admin(pod);
+            let pair = match stored.pairs.get(pod).filter(|pair| !is_due(pair, &subject)) {
+                Some(pair) => pair.clone(),
+                None => {
+                    changed = true;
+                    authority.issue(&subject, ADMIN_LIFE, self.now)?
+                }
+            };
+            wanted.pairs.insert(pod.clone(), pair);
+        }
+        if changed || stored.pairs.len() != wanted.pairs.len() {
+            into.writes.push(self.write(&self.names().admin_tls(), wanted.content(), secrets.admin.clone()));
+        }
+        let Some((name, found)) = &secrets.monitoring else { return Ok(()) };
+        let known = match found {
+            Found::Missing => None,
+            Found::Ours(secret) => Some(*secret.clone()),
+            Found::Foreign => {
+                into.foreign.push(name.clone());
+                return Ok(());
+            }
+        };
+        let subject = tls::outsider(tls::MONITORING);
+        let stored = known.as_ref().and_then(ClientMaterial::read);
+        if stored.is_none_or(|stored| stored.bundle != wanted.bundle || is_due(&stored.pair, &subject)) {
+            let pair = authority.issue(&subject, ADMIN_LIFE, self.now)?;
+            let content = ClientMaterial::next(None, wanted.bundle, pair).content();
+            into.writes.push(self.write(name, content, known));
+        }
+        Ok(())
+    }
+
+    fn identities(&self) -> String {
+        let mut identities: Vec<String> =
+            self.tls.clients.iter().map(|client| self.names().identity(&client.name)).collect();
+        identities.push(tls::OPERATOR.to_owned());
+        tls::allow_list(&identities)
+    }
+
+    fn facts(&self, ca: Option<&CaMaterial>) -> Facts {
+        let Tls { lives, clients, request, .. } = self.tls;
+        let secrets = &self.observed.secrets;
+        let nodes = secrets.nodes.as_ref().map(NodesMaterial::read);
+        let leaves = nodes.iter().flat_map(|nodes| &nodes.pairs).zip(std::iter::repeat(ca));
+        let leaves = leaves.filter_map(|((pod, pair), ca)| {
+            Some((pod.clone(), ca?.leaf(&pair.certificate, &self.names().node(pod).names)))
+        });
+        let secret_of = |name: &str| match secrets.clients.get(name) {
+            Some(Found::Foreign) => ClientSecret::Foreign,
+            Some(Found::Ours(secret)) => ClientMaterial::read(secret)
+                .zip(ca)
+                .map_or(ClientSecret::Missing, |(material, ca)| self.client_secret(&material, ca, name)),
+            Some(Found::Missing) | None => ClientSecret::Missing,
+        };
+        Facts {
+            now: self.now,
+            lives: *lives,
+            trust: ca.map(CaMaterial::trust),
+            nodes: Nodes {
+                bundle: nodes.as_ref().map(|nodes| bundle_hash(&nodes.bundle)),
+                has_identities: nodes.as_ref().is_some_and(|nodes| nodes.identities == self.identities()),
+                leaves: leaves.collect(),
+            },
+            members: self.members.clone(),
+            pods: self.observed.pods.iter().filter_map(pod).collect(),
+            clients: clients
+                .iter()
+                .map(|client| Client {
+                    name: client.name.clone(),
+                    identity: self.names().identity(&client.name),
+                    secret: secret_of(&client.secret_name),
+                })
+                .collect(),
+            request: request.clone(),
+        }
+    }
+
+    fn client_secret(&self, material: &ClientMaterial, ca: &CaMaterial, secret: &str) -> ClientSecret {
+        let name = self.tls.clients.iter().find(|client| client.secret_name == secret).map(|client| &client.name);
+        let names = name.map(|name| self.names().client(name).names).unwrap_or_default();
+        ClientSecret::Ours {
+            bundle: bundle_hash(&material.bundle),
+            leaf: ca.leaf(&material.pair.certificate, &names),
+            since: material.since,
+        }
+    }
+
+    fn carry_out(
+        &self,
+        write: &Write,
+        ca: Option<&CaMaterial>,
+        into: &mut Certification,
+    ) -> Result<(), CertifyError> {
+        let secrets = &self.observed.secrets;
+        let changed = match (write, ca) {
+            (Write::NewCa { handled, forget }, _) => self.new_ca(ca, handled.clone(), forget)?,
+            (Write::ReplaceLeaves { handled }, Some(ca)) => {
+                CaMaterial { handled: Some(handled.clone()), leaves_after: self.now, ..ca.clone() }
+            }
+            (Write::DropOld, Some(ca)) => CaMaterial { old: Vec::new(), old_key: None, ..ca.clone() },
+            (Write::Nodes { issue }, Some(ca)) => {
+                let content = self.nodes_content(ca, issue)?;
+                into.writes.push(self.write(&self.names().node_tls(), content, secrets.nodes.clone()));
+                return Ok(());
+            }
+            (Write::Client { name, issuer }, Some(ca)) => {
+                let Some(client) = self.tls.clients.iter().find(|client| client.name == *name) else { return Ok(()) };
+                let pair = authority(ca, issuer)?.issue(&self.names().client(name), self.tls.life, self.now)?;
+                let known = match secrets.clients.get(&client.secret_name) {
+                    Some(Found::Ours(secret)) => Some(*secret.clone()),
+                    _ => None,
+                };
+                let before = known.as_ref().and_then(ClientMaterial::read);
+                let content = ClientMaterial::next(before.as_ref(), ca.trusted().cloned().collect(), pair).content();
+                into.writes.push(self.write(&client.secret_name, content, known));
+                return Ok(());
+            }
+            (_, None) => return Ok(()),
+        };
+        into.look_again = true;
+        into.writes.push(self.write(&self.names().ca(), changed.content(), secrets.ca.clone()));
+        Ok(())
+    }
+
+    /// A new CA beside those that are trusted. Where their Secret is lost, the nodes' says which these are.
+    fn new_ca(
+        &self,
+        ca: Option<&CaMaterial>,
+        handled: Option<String>,
+        forget: &[String],
+    ) -> Result<CaMaterial, CertifyError> {
+        let Names { cluster, namespace, .. } = self.names();
+        let name = format!("gannet {namespace}/{cluster} {}", self.now);
+        let made = Authority::make(&name, self.tls.ca_life, self.now)?;
+        let trusted: Vec<_> = match ca {
+            Some(ca) => ca.trusted().cloned().collect(),
+            None => self.observed.secrets.nodes.as_ref().map(NodesMaterial::read).unwrap_or_default().bundle,
+        };
+        let is_kept =
+            |certificate: &Certificate| certificate.not_after > self.now && !forget.contains(&certificate.key);
+        let issuing = ca.and_then(|ca| ca.trusted().find_map(|certificate| ca.authority(&certificate.key)));
+        Ok(CaMaterial {
+            key: Some(made.key_pem()),
+            current: made.certificate,
+            old: trusted.into_iter().filter(is_kept).collect(),
+            old_key: issuing.map(|authority| authority.key_pem()),
+            handled,
+            leaves_after: ca.map_or(0, |ca| ca.leaves_after),
+        })
+    }
+
+    fn nodes_content(&self, ca: &CaMaterial, issue: &BTreeMap<String, String>) -> Result<Content, CertifyError> {
+        let mut nodes = self.observed.secrets.nodes.as_ref().map(NodesMaterial::read).unwrap_or_default();
+        nodes.bundle = ca.trusted().cloned().collect();
+        nodes.identities = self.identities();
+        nodes.pairs.retain(|pod, _| self.members.contains(pod));
+        for (pod, issuer) in issue {
+            let pair = authority(ca, issuer)?.issue(&self.names().node(pod), self.tls.life, self.now)?;
+            nodes.pairs.insert(pod.clone(), pair);
+        }
+        Ok(nodes.content())
+    }
+
+    /// What others wrote beside it stays.
+    fn write(&self, name: &str, content: Content, known: Option<Secret>) -> SecretWrite {
+        let mut secret = known.clone().unwrap_or_else(|| Secret {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                namespace: Some(self.names().namespace.clone()),
+                labels: Some(labels::all(&self.names().cluster)),
+                owner_references: Some(vec![self.owner.clone()]),
+                ..ObjectMeta::default()
+            },
+            type_: Some("Opaque".to_owned()),
+            ..Secret::default()
+        });
+        secret.annotations_mut().extend(content.annotations);
+        secret.data = Some(content.data.into_iter().map(|(name, bytes)| (name, ByteString(bytes))).collect());
+        SecretWrite { secret, known }
+    }
+}
+
+fn authority(ca: &CaMaterial, id: &str) -> Result<Authority, CertifyError> {
+    ca.authority(id).ok_or_else(|| CertifyError::NoKey(id.to_owned()))
+}
+
+/// A pod that speaks TLS, as decisions need it.
+fn pod(pod: &NodePod) -> Option<Pod> {
+    if !pod.mounts.node_tls {
+        return None;
+    }
+    let report = pod.report.as_ref().and_then(|report| report.as_ref().ok());
+    let tls = report.and_then(|report| report.tls.as_ref());
+    let seen = tls.into_iter().flat_map(|tls| &tls.identities).filter(|identity| identity.name != tls::OPERATOR);
+    let seen = seen.flat_map(|identity| {
+        identity.serials.iter().map(|serial| Seen {
+            identity: identity.name.clone(),
+            serial: serial.serial.clone(),
+            issuer: serial.issuer.clone(),
+            sessions: serial.sessions,
+            last: i64::try_from(serial.last_seen).unwrap_or(i64::MAX),
+        })
+    });
+    Some(Pod {
+        name: pod.name.clone(),
+        counts: !pod.terminating && (pod.ready || tls.is_some()),
+        bundle: tls.map(|tls| tls.bundle.clone()),
+        served: pod.served.as_ref().and_then(|served| served.as_ref().ok()).cloned(),
+        up: report.map_or(0, |report| i64::try_from(report.uptime_seconds).unwrap_or(i64::MAX)),
+        seen: seen.collect(),
+    })
+}
+
+impl Observed {
+    /// Whether there are certificates of the data port to be kept: TLS is declared, or pods have it still.
+    pub fn has_tls(&self, tls: &Tls) -> bool {
+        tls.mode != TlsMode::Disabled || self.pods.iter().any(|pod| pod.mounts.node_tls)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! What is told of certificates.
+
+use gannet_crds::{CacheCluster, CacheClusterStatus, PodCertificate, TlsClient, TlsClientStatus, TlsStatus, condition};
+use jiff::Timestamp;
+use kube::ResourceExt;
+use kube::runtime::events::{Event, EventType};
+
+use super::{Finding, count, event};
+use crate::certify::Certification;
+use crate::cluster::InvalidSpec;
+use crate::material::{CaMaterial, ClientMaterial, NodesMaterial};
+use crate::observe::{Found, NodePod, Observed};
+use crate::rotation::{Phase, Plan};
+use crate::tls::Names;
+
+/// The condition `TLSReady`.
+pub(super) fn finding(observed: &Observed, certified: &Result<Certification, InvalidSpec>) -> Finding {
+    let find = |holds, reason, message: String| Finding { kind: condition::TLS_READY, holds, reason, message };
+    let certification = match certified {
+        Ok(certification) => certification,
+        Err(invalid) => return find(false, "InvalidSpec", format!("{invalid}; no certificate is renewed")),
+    };
+    if !certification.foreign.is_empty() {
+        let names = certification.foreign.join(", ");
+        let remedy = "take another name in the spec, or delete it; all other certificates are kept";
+        return find(false, "NameConflict", format!("Secret {names} exists and belongs to something else: {remedy}"));
+    }
+    let Some(plan) = &certification.plan else {
+        return find(false, "Disabled", "spec.tls.mode is Disabled: clients speak in the clear".to_owned());
+    };
+    let waits = waits(plan);
+    if let Some(risk) = &plan.at_risk {
+        return find(false, "RotationAtRisk", format!("{risk}, and it is not replaced yet{waits}"));
+    }
+    let served = observed.pods.iter().filter(|pod| matches!(pod.served, Some(Ok(_)))).count();
+    let asked = observed.pods.iter().filter(|pod| pod.mounts.node_tls && !pod.terminating).count();
+    if plan.phase != Phase::Current {
+        find(served > 0, plan.phase.name(), format!("the CA is being replaced{waits}"))
+    } else if served == 0 || served < asked {
+        let trouble = observed.pods.iter().find_map(|pod| pod.served.as_ref()?.as_ref().err());
+        let trouble = trouble.map_or(String::new(), |trouble| format!(": {trouble}"));
+        find(false, "NotServed", format!("{served} of {asked} nodes serve their certificate{trouble}{waits}"))
+    } else if certification.stale.is_empty() {
+        find(true, "Current", "every certificate is renewed in time".to_owned())
+    } else {
+        find(true, "Renewing", format!("certificates are on their way{waits}"))
+    }
+}
+
+fn waits(plan: &Plan) -> String {
+    if plan.waits_for.is_empty() { String::new() } else { format!("; waiting for {}", plan.waits_for.join("; ")) }
+}
+
+/// What the Secrets hold, in short.
+pub(super) fn status(
+    resource: &CacheCluster,
+    observed: &Observed,
+    certified: &Result<Certification, InvalidSpec>,
+) -> Option<TlsStatus> {
+    let plan = certified.as_ref().ok()?.plan.as_ref()?;
+    let ca = observed.secrets.ca.as_ref().and_then(CaMaterial::read)?;
+    let nodes = observed.secrets.nodes.as_ref().map(NodesMaterial::read).unwrap_or_default();
+    let of_nodes = nodes.pairs.values().map(|pair| pair.certificate.not_after);
+    let clients = observed.secrets.clients.values().filter_map(|found| match found {
+        Found::Ours(secret) => ClientMaterial::read(secret),
+        Found::Missing | Found::Foreign => None,
+    });
+    let first = of_nodes.chain(clients.map(|client| client.pair.certificate.not_after)).min();
+    Some(TlsStatus {
+        phase: plan.phase.name().to_owned(),
+        waits_for: plan.waits_for.clone(),
+        ca_serial: ca.current.serial.clone(),
+        ca_not_after: time(ca.current.not_after),
+        trusted_cas: count(ca.trusted().count()),
+        first_not_after: first.map(time).unwrap_or_default(),
+        clients: resource.spec.tls.clients.iter().map(|declared| client(resource, observed, declared)).collect(),
+    })
+}
+
+fn client(resource: &CacheCluster, observed: &Observed, declared: &TlsClient) -> TlsClientStatus {
+    let held = match observed.secrets.clients.get(&declared.secret_name) {
+        Some(Found::Ours(secret)) => ClientMaterial::read(secret).map(|material| material.pair.certificate),
+        Some(Found::Missing | Found::Foreign) | None => None,
+    };
+    let namespace = resource.namespace().unwrap_or_default();
+    let names = Names { cluster: resource.name_any(), namespace, ..Names::default() };
+    let identity = names.identity(&declared.name);
+    let reports = observed.pods.iter().filter_map(|pod| pod.report.as_ref()?.as_ref().ok()?.tls.as_ref());
+    let of_client = reports.flat_map(|tls| &tls.identities).filter(|seen| seen.name == identity);
+    let serials: Vec<&str> = of_client.flat_map(|seen| &seen.serials).map(|seen| seen.serial.as_str()).collect();
+    let is_held = |serial: &&str| held.as_ref().is_some_and(|held| held.serial == *serial);
+    TlsClientStatus {
+        name: declared.name.clone(),
+        secret_name: declared.secret_name.clone(),
+        serial: held.as_ref().map(|held| held.serial.clone()).unwrap_or_default(),
+        not_after: held.as_ref().map(|held| time(held.not_after)).unwrap_or_default(),
+        seen: match (serials.iter().any(is_held), serials.is_empty()) {
+            (true, _) => "Current",
+            (false, false) => "Older",
+            (false, true) => "Never",
+        }
+        .to_owned(),
+    }
+}
+
+/// The certificate that a pod serves, as it says itself.
+pub(super) fn served(pod: &NodePod) -> Option<PodCertificate> {
+    let tls = pod.report.as_ref()?.as_ref().ok()?.tls.as_ref()?;
+    let not_after = i64::try_from(tls.certificate.not_after).unwrap_or(i64::MAX);
+    Some(PodCertificate { serial: tls.certificate.serial.clone(), not_after: time(not_after) })
+}
+
+fn time(unix: i64) -> String {
+    Timestamp::from_second(unix).map(|time| time.to_string()).unwrap_or_default()
+}
+
+/// What changed.
+pub(super) fn events(
+    before: &CacheClusterStatus,
+    after: &CacheClusterStatus,
+    certified: &Result<Certification, InvalidSpec>,
+) -> Vec<Event> {
+    let mut events = Vec::new();
+    let phase = |status: &CacheClusterStatus| status.tls.as_ref().map(|tls| tls.phase.clone());
+    if let (Some(was), Some(now)) = (phase(before), phase(after))
+        && was != now
+    {
+        let note = if now == Phase::Current.name() {
+            "the CA is replaced: nobody stands on the old one, and it is no longer trusted".to_owned()
+        } else {
+            format!("the replacement of the CA goes from {was} to {now}")
+        };
+        events.push(event(EventType::Normal, "CARotation", "Rotate", note));
+    }
+    let names: Vec<String> = certified
+        .iter()
+        .flat_map(|certification| &certification.writes)
+        .filter_map(|write| write.secret.metadata.name.clone())
+        .collect();
+    if !names.is_empty() {
+        let note = format!("new certificates in Secret {}", names.join(", "));
+        events.push(event(EventType::Normal, "CertificatesIssued", "Rotate", note));
+    }
+    let condition = |status: &CacheClusterStatus| {
+        let found = status.conditions.iter().find(|condition| condition.type_ == condition::TLS_READY)?;
+        Some((found.reason.clone(), found.message.clone()))
+    };
+    if let Some((reason, message)) = condition(after)
+        && matches!(reason.as_str(), "RotationAtRisk" | "NameConflict")
+        && condition(before).is_none_or(|(was, _)| was != reason)
+    {
+        events.push(event(EventType::Warning, &reason, "Rotate", message));
+    }
+    events
+}
