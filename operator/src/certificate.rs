@@ -123,7 +123,8 @@ impl Certificate {
     pub fn read_pem(text: &[u8], what: &str) -> Result<Vec<Certificate>, CertificateError> {
         let mut certificates = Vec::new();
         for der in CertificateDer::pem_slice_iter(text) {
-            let der = der.map_err(|error| CertificateError::Read { what: what.to_owned(), reason: error.to_string() })?;
+            let der =
+                der.map_err(|error| CertificateError::Read { what: what.to_owned(), reason: error.to_string() })?;
             certificates.push(Certificate::read(&der, what)?);
         }
         Ok(certificates)
@@ -246,7 +247,6 @@ fn alternative(name: &str) -> Result<SanType, rcgen::Error> {
 fn seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
-
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -212,12 +212,7 @@ impl Clerk<'_> {
         }
     }
 
-    fn carry_out(
-        &self,
-        write: &Write,
-        ca: Option<&CaMaterial>,
-        into: &mut Certification,
-    ) -> Result<(), CertifyError> {
+    fn carry_out(&self, write: &Write, ca: Option<&CaMaterial>, into: &mut Certification) -> Result<(), CertifyError> {
         let secrets = &self.observed.secrets;
         let changed = match (write, ca) {
             (Write::NewCa { handled, forget }, _) => self.new_ca(ca, handled.clone(), forget)?,

@@ -90,13 +90,7 @@ pub enum ReconcileError {
 }
 
 impl Context {
-    pub fn new(
-        client: Client,
-        defaults: Defaults,
-        metrics: Metrics,
-        admin: AdminAuthority,
-        identity: &str,
-    ) -> Context {
+    pub fn new(client: Client, defaults: Defaults, metrics: Metrics, admin: AdminAuthority, identity: &str) -> Context {
         let reporter = Reporter { controller: MANAGED_BY.to_owned(), instance: Some(identity.to_owned()) };
         Context { client, defaults, metrics, admin, looks: Looks::default(), reporter, failures: Mutex::default() }
     }

@@ -189,7 +189,10 @@ mod tests {
             let (volumes, container) = (&template["spec"]["volumes"], &template["spec"]["containers"][0]);
             assert_eq!(volumes.as_array().unwrap().len(), expected.len() + 1);
             for (index, (volume, secret, folder)) in expected.into_iter().enumerate() {
-                assert_eq!(volumes[index + 1], json!({"name": volume, "secret": {"secretName": secret, "defaultMode": 0o440}}));
+                assert_eq!(
+                    volumes[index + 1],
+                    json!({"name": volume, "secret": {"secretName": secret, "defaultMode": 0o440}})
+                );
                 let mount = json!({"name": volume, "mountPath": folder, "readOnly": true});
                 assert_eq!(container["volumeMounts"][index + 1], mount);
                 assert!(text.contains(&format!("directory: {folder}")), "{text}");

@@ -166,9 +166,8 @@ impl ClientMaterial {
 
     /// The next content after this one, or after none.
     pub fn next(before: Option<&ClientMaterial>, bundle: Vec<Certificate>, pair: Pair) -> ClientMaterial {
-        let same = before.filter(|before| {
-            before.bundle == bundle && before.pair.certificate.has_the_issuer_of(&pair.certificate)
-        });
+        let same = before
+            .filter(|before| before.bundle == bundle && before.pair.certificate.has_the_issuer_of(&pair.certificate));
         let since = same.map_or_else(|| pair.certificate.made_at(), |before| before.since);
         ClientMaterial { bundle, pair, since }
     }
@@ -271,9 +270,8 @@ mod tests {
     #[test]
     fn nodes_and_clients_are_read_back_and_damage_is_left_out() {
         let ca = ca(1);
-        let pairs: BTreeMap<String, Pair> = ["demo-0", "demo-1"]
-            .map(|pod| (pod.to_owned(), ca.issue(&names().node(pod), HOUR, NOW).unwrap()))
-            .into();
+        let pairs: BTreeMap<String, Pair> =
+            ["demo-0", "demo-1"].map(|pod| (pod.to_owned(), ca.issue(&names().node(pod), HOUR, NOW).unwrap())).into();
         let pair = pairs["demo-0"].clone();
         let bundle = vec![ca.certificate.clone()];
         let nodes = NodesMaterial { bundle: bundle.clone(), identities: "URI:a\n".to_owned(), pairs };

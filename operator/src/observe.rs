@@ -211,10 +211,8 @@ impl Reader<'_> {
     }
 
     async fn secrets(&self, tls: &Tls, has_tls: bool, foreign: &mut Vec<String>) -> Result<Secrets, ObserveError> {
-        let mut secrets = Secrets {
-            admin: self.ours(self.named(&tls.names.admin_tls()).await?, foreign),
-            ..Secrets::default()
-        };
+        let mut secrets =
+            Secrets { admin: self.ours(self.named(&tls.names.admin_tls()).await?, foreign), ..Secrets::default() };
         if let Some(name) = &tls.monitoring {
             secrets.monitoring = Some((name.clone(), self.found(name).await?));
         }
@@ -317,8 +315,7 @@ impl NodePod {
 impl Mounts {
     fn of(cluster: &str, pod: &Pod) -> Mounts {
         let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-        let secrets: Vec<&str> =
-            volumes.filter_map(|volume| volume.secret.as_ref()?.secret_name.as_deref()).collect();
+        let secrets: Vec<&str> = volumes.filter_map(|volume| volume.secret.as_ref()?.secret_name.as_deref()).collect();
         let names = Names { cluster: cluster.to_owned(), ..Names::default() };
         Mounts {
             node_tls: secrets.contains(&names.node_tls().as_str()),

@@ -252,7 +252,8 @@ impl<'a> Round<'a> {
         let now = self.facts.now;
         let request = self.facts.request.as_ref().filter(|request| Some(*request) != handled.as_ref());
         if !current.has_key || current.not_after <= now {
-            let forget = self.unused_cas();
+            // Only where there is no room for another: an operator that hangs may still issue from one that nobody uses yet.
+            let forget = if old.len() < MOST_OLD { Vec::new() } else { self.unused_cas() };
             let kept = old.len() + 1 - forget.len();
             return (kept <= MOST_OLD).then(|| Write::NewCa { handled: handled.clone(), forget });
         }

@@ -86,7 +86,9 @@ fn all_conditions_are_always_there() {
     let conflict = ["Service demo".to_owned()];
     for outcome in [Outcome::NothingYet, Outcome::Failed("no"), Outcome::Conflict(&conflict)] {
         let (status, _) = scene.told_of(outcome, 0);
-        for kind in [condition::READY, condition::RECONCILING, condition::STALLED, condition::PAUSED, condition::TLS_READY] {
+        for kind in
+            [condition::READY, condition::RECONCILING, condition::STALLED, condition::PAUSED, condition::TLS_READY]
+        {
             assert!(!reason(&status, kind).1.is_empty());
         }
     }

@@ -9,7 +9,8 @@ const PODS: usize = 3;
 const CLIENTS: usize = 2;
 /// A client in use connects anew at least this often.
 const CONNECTION: i64 = 100;
-const LIVES: Lives = Lives { leaf: 100_000, leaf_renew_before: 30_000, ca_renew_before: 300_000, connection: CONNECTION };
+const LIVES: Lives =
+    Lives { leaf: 100_000, leaf_renew_before: 30_000, ca_renew_before: 300_000, connection: CONNECTION };
 const CA_LIFE: i64 = 1_000_000;
 
 type Bundle = BTreeSet<String>;
@@ -170,7 +171,8 @@ impl World {
             leaves_after: ca.leaves_after,
         });
         let known = self.ca.content.as_ref().map(World::trusted).unwrap_or_default();
-        let as_known = |leaf: &Leaf| Leaf { issuer: leaf.issuer.clone().filter(|id| known.contains(id)), ..leaf.clone() };
+        let as_known =
+            |leaf: &Leaf| Leaf { issuer: leaf.issuer.clone().filter(|id| known.contains(id)), ..leaf.clone() };
         let nodes = self.nodes.content.as_ref();
         Facts {
             now: self.now,
@@ -184,7 +186,13 @@ impl World {
                     .unwrap_or_default(),
             },
             members: (0..PODS).map(pod_name).collect(),
-            pods: self.pods.iter().enumerate().filter(|(_, pod)| pod.is_up).map(|(n, pod)| pod.told(n, self.now)).collect(),
+            pods: self
+                .pods
+                .iter()
+                .enumerate()
+                .filter(|(_, pod)| pod.is_up)
+                .map(|(n, pod)| pod.told(n, self.now))
+                .collect(),
             clients: self
                 .clients
                 .iter()
@@ -276,7 +284,8 @@ impl World {
             let Some(leaf) = &pod.leaf else { continue };
             let node_trusted = leaf.issuer.as_ref().is_some_and(|id| files.bundle.contains(id));
             if !node_trusted || !pod.bundle.contains(&issuer) {
-                self.failures.push(format!("client {client} with {files:?} and pod {number} with {leaf:?} {:?}", pod.bundle));
+                self.failures
+                    .push(format!("client {client} with {files:?} and pod {number} with {leaf:?} {:?}", pod.bundle));
             }
             for ((_, _), entry) in pod.seen.iter_mut().filter(|((other, _), _)| *other == client) {
                 entry.1 = false;

@@ -48,13 +48,15 @@ fn an_operator_killed_in_each_phase_finishes_the_rotation() -> Outcome {
         let (_, oldest) = phase(s).await?;
         ask(s, "ca@1").await?;
         for awaited in ["DistributingBundle", "ReissuingNodes", "ReissuingClients", "RetiringOldCA"] {
-            // Short phases may be over before they are told of; then a later one is as good a moment.
-            let found = until(&format!("phase {awaited} or a later one"), SERVING, || async {
+            // A short phase may be over before it is told of; then there is nothing left to be killed in.
+            let what = format!("phase {awaited} or the end");
+            let found = until(&what, SERVING, || async {
                 let (phase, ca) = phase(s).await?;
                 ensure!(phase == awaited || (phase == "Current" && ca != oldest), "{phase}");
                 Ok(phase)
-            });
-            if found.await? == "Current" {
+            })
+            .await?;
+            if found == "Current" {
                 break;
             }
             let (killed, restarts) = operator.kill().await?;
