@@ -144,11 +144,11 @@ mod tests {
         .unwrap();
         let text = certificates("demo", &status);
         for words in [
-            "ca             c0ffee",
+            "ca          c0ffee",
             "DistributingBundle (2 trusted)",
-            "pod/demo-0     2b",
+            "pod/demo-0  2b",
             "not ready yet",
-            "client/web     1a",
+            "client/web  1a",
             "in Secret cache-web; seen: Older",
             "TLSReady=True DistributingBundle: the CA is being replaced",
             "waits for client web",

@@ -405,7 +405,7 @@ impl Node {
 }
 
 proptest! {
-    #![proptest_config(proptest::prelude::ProptestConfig { cases: 3000, max_shrink_iters: 20_000, ..Default::default() })]
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 1000, max_shrink_iters: 20_000, ..Default::default() })]
 
     #[test]
     fn whatever_happens_no_handshake_fails_and_it_ends(events in proptest::collection::vec(event(), 1..120)) {
