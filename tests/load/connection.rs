@@ -22,6 +22,8 @@ pub struct Connection {
     pub attempts: u32,
     /// Whether it was made before.
     pub was_up: bool,
+    /// Whether a reply came since it was made.
+    pub has_answered: bool,
     /// When the last reply came, or the first request was sent to which there is none yet.
     pub progress: u64,
 }
@@ -72,6 +74,7 @@ impl Connection {
             partial: Vec::new(),
             attempts: 0,
             was_up: false,
+            has_answered: false,
             progress: 0,
         }
     }
@@ -85,17 +88,12 @@ impl Connection {
         self.pending.push_back(request);
     }
 
-    /// Forgets what belonged to the connection that ended.
-    ///
-    /// # Returns
-    /// How many requests were lost with it.
-    pub fn reset(&mut self) -> usize {
+    /// Forgets what belonged to the connection that ended, but for the requests to which there was no reply.
+    pub fn reset(&mut self) {
         self.output.clear();
         self.partial.clear();
         self.parser = Parser::default();
-        let lost = self.pending.len();
-        self.pending.clear();
-        lost
+        self.has_answered = false;
     }
 
     /// Sends what the server's window takes.
@@ -157,6 +155,7 @@ impl Connection {
             let filled = &buffer[..before + taken];
             let now = clock();
             self.progress = now;
+            self.has_answered = true;
             let used =
                 self.parser.feed(filled, &mut self.pending, expected, |asked, outcome| done(asked, outcome, now))?;
             self.partial.clear();

@@ -12,7 +12,7 @@ use crate::connection::{Connection, Loss, State};
 use crate::plan::{Reconnect, Settings, Shared, Window};
 use crate::random::Random;
 use crate::reply::{Outcome, Pending};
-use crate::request::Kind;
+use crate::request::{Kind, Output};
 use crate::schedule::Schedule;
 use crate::tally::Tally;
 use crate::transport::{Identity, Transport};
@@ -49,16 +49,22 @@ impl Lane {
         }
         let at = self.id_at;
         self.id_at += keys;
+        let id = if kind == Kind::MultiGet { at as u32 } else { script.ids[at] };
+        let request = Pending { kind, id, keys: keys as u32, due };
+        self.encode(shared, request, &mut connection.output);
+        connection.expect(request);
+    }
+
+    fn encode(&self, shared: &Shared, request: Pending, output: &mut Output) {
+        let Pending { kind, id, keys, .. } = request;
         let Settings { encoder, .. } = &shared.settings;
-        let id = if kind == Kind::MultiGet {
-            let ids = script.ids[at..at + keys].iter().copied();
-            encoder.encode_many(ids, &shared.keyspace, &mut connection.output);
-            at as u32
+        if kind == Kind::MultiGet {
+            let at = id as usize;
+            let ids = shared.scripts[self.server].ids[at..at + keys as usize].iter().copied();
+            encoder.encode_many(ids, &shared.keyspace, output);
         } else {
-            encoder.encode(kind, script.ids[at], &shared.keyspace, &mut connection.output);
-            script.ids[at]
-        };
-        connection.expect(Pending { kind, id, keys: keys as u32, due });
+            encoder.encode(kind, id, &shared.keyspace, output);
+        }
     }
 }
 
@@ -349,6 +355,13 @@ impl Driver {
             self.tally.errors.reconnects += 1;
         }
         connection.was_up = true;
+        connection.progress = self.shared.now();
+        let again = connection.pending.len();
+        self.tally.errors.resent += again as u64;
+        let lane = &self.lanes[connection.lane];
+        for at in 0..again {
+            lane.encode(&self.shared, connection.pending[at], &mut connection.output);
+        }
         self.proceed(index);
     }
 
@@ -427,7 +440,7 @@ impl Driver {
             self.send(index);
             return true;
         }
-        if any_up {
+        if any_up || self.shared.settings.reconnect == Reconnect::Resend {
             return false;
         }
         lane.advance();
@@ -452,12 +465,20 @@ impl Driver {
             Loss::Timeout => errors.timeouts += 1,
             Loss::Violation(_) => errors.violations += 1,
         }
-        errors.lost += connection.reset() as u64;
+        // What could not even be tried is lost, and so is what was tried twice.
+        let keeps = self.shared.settings.reconnect == Reconnect::Resend
+            && connection.has_answered
+            && matches!(loss, Loss::Closed | Loss::Io(_));
+        connection.reset();
+        if !keeps {
+            errors.lost += connection.pending.len() as u64;
+            connection.pending.clear();
+        }
         connection.attempts += 1;
         // At the start there is no server that was reached before, and waiting for one is the caller's decision.
         connection.state = match self.shared.settings.reconnect {
             Reconnect::Never => State::Lost,
-            Reconnect::Backoff => {
+            Reconnect::Backoff | Reconnect::Resend => {
                 let delay = FIRST_DELAY.saturating_mul(1 << connection.attempts.min(8)).min(LONGEST_DELAY);
                 let is_first = connection.attempts == 1;
                 State::Down { retry: if is_first { now } else { now + delay } }

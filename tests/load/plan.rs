@@ -75,6 +75,9 @@ pub enum Reconnect {
     Never,
     /// It is made again at once, and after failures with a growing delay of 10 ms to 1 s
     Backoff,
+    /// As backoff, and what a connection that had answered before leaves without a reply is asked once more, as by a
+    /// client that knows that servers close connections between requests
+    Resend,
 }
 
 /// What a thread shows of itself while it runs.

@@ -174,7 +174,8 @@ fn latencies(histogram: &Histogram<u64>) -> Value {
 }
 
 fn errors(errors: &Errors) -> Value {
-    let Errors { connects, disconnects, lost, timeouts, violations, unsent, unfinished, reconnects, texts } = errors;
+    let Errors { connects, disconnects, lost, timeouts, violations, unsent, unfinished, reconnects, resent, texts } =
+        errors;
     json!({
         "failedRequests": errors.failed(),
         "connects": connects,
@@ -185,6 +186,7 @@ fn errors(errors: &Errors) -> Value {
         "unsentRequests": unsent,
         "unfinishedRequests": unfinished,
         "reconnects": reconnects,
+        "resentRequests": resent,
         "texts": texts,
     })
 }
@@ -198,7 +200,7 @@ fn write_latency(text: &mut String, name: &str, latency: &Histogram<u64>) -> std
 }
 
 fn write_errors(text: &mut String, tally: &Tally) -> std::fmt::Result {
-    let Errors { connects, disconnects, lost, timeouts, violations, unsent, unfinished, reconnects, texts } =
+    let Errors { connects, disconnects, lost, timeouts, violations, unsent, unfinished, reconnects, resent, texts } =
         &tally.errors;
     let counts = [
         ("replies with an error", tally.refused()),
@@ -210,6 +212,7 @@ fn write_errors(text: &mut String, tally: &Tally) -> std::fmt::Result {
         ("requests without a connection", *unsent),
         ("requests without a reply at the end", *unfinished),
         ("connections made again", *reconnects),
+        ("requests asked once more", *resent),
     ];
     for (what, count) in counts.iter().filter(|(_, count)| *count > 0) {
         writeln!(text, "{what}: {count}")?;

@@ -47,6 +47,8 @@ pub struct Errors {
     pub unfinished: u64,
     /// Connections that were made again.
     pub reconnects: u64,
+    /// Requests that were asked once more, on the connection after the one that left them without a reply.
+    pub resent: u64,
     /// What was said, and how often.
     pub texts: BTreeMap<String, u64>,
 }
@@ -233,7 +235,8 @@ impl KindTally {
 
 impl Errors {
     fn add(&mut self, other: Errors) {
-        let Errors { connects, disconnects, lost, timeouts, violations, unsent, unfinished, reconnects, texts } = other;
+        let Errors { connects, disconnects, lost, timeouts, violations, unsent, unfinished, reconnects, resent, texts } =
+            other;
         self.connects += connects;
         self.disconnects += disconnects;
         self.lost += lost;
@@ -242,6 +245,7 @@ impl Errors {
         self.unsent += unsent;
         self.unfinished += unfinished;
         self.reconnects += reconnects;
+        self.resent += resent;
         for (text, count) in texts {
             *self.texts.entry(text).or_default() += count;
         }

@@ -203,6 +203,15 @@ impl IdentityFiles {
     /// # Errors
     /// Which file is of no use, and why.
     pub fn load(&self, server: &str) -> io::Result<Identity> {
+        let before = self.changed();
+        match self.read(server) {
+            // Swapped while they were read, so that a key met another's certificate.
+            Err(_) if self.changed() != before => self.read(server),
+            result => result,
+        }
+    }
+
+    fn read(&self, server: &str) -> io::Result<Identity> {
         let named =
             |file: &PathBuf, error: &dyn std::error::Error| io::Error::other(format!("{}: {error}", file.display()));
         let certificates = |file: &PathBuf| -> io::Result<Vec<CertificateDer<'static>>> {

@@ -36,6 +36,14 @@ pub struct Seen {
     pub failures: Vec<String>,
 }
 
+impl Seen {
+    /// Panics where a handshake or a request failed, or nothing was tried.
+    pub fn assert_unharmed(&self) {
+        assert!(self.handshakes > 0 && self.requests > 0, "nothing was tried: {self:?}");
+        assert_eq!((self.failed_handshakes, self.failed_requests), (0, 0), "{self:?}");
+    }
+}
+
 /// An application at work. It ends with the test, whatever happens: its input then ends.
 pub struct Application {
     child: Child,
@@ -92,6 +100,12 @@ impl Application {
                 }
             }));
         }
+    }
+
+    /// Where its files are, through a link that is swapped.
+    #[must_use]
+    pub fn files(&self) -> PathBuf {
+        self.folder.join("..data")
     }
 
     /// Ends it.

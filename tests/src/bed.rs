@@ -89,6 +89,8 @@ pub enum Tool {
     LoadImage,
     /// Python with pymemcache.
     Python,
+    /// What can happen to a host: it is stopped, started, frozen, thawed.
+    Node,
 }
 
 /// Runs a tool to its end.
@@ -155,6 +157,7 @@ impl Tool {
             Tool::Helm => PathBuf::from("helm"),
             Tool::LoadImage => repository().join("deploy/local/load-image"),
             Tool::Python => python()?,
+            Tool::Node => repository().join("deploy/local/node"),
         })
     }
 }

@@ -71,11 +71,25 @@ impl TlsClient {
     /// # Errors
     /// Where nobody listens.
     pub fn open(address: SocketAddr, identity: &Arc<ClientConfig>) -> Outcome<TlsClient> {
+        TlsClient::begin(address, ServerName::IpAddress(address.ip().into()), identity)
+    }
+
+    /// As [`TlsClient::connect`], and the server proves to be `host`.
+    ///
+    /// # Errors
+    /// Where it does not, or does not let this client in.
+    pub fn connect_to(address: SocketAddr, host: &str, identity: &Arc<ClientConfig>) -> Outcome<TlsClient> {
+        let mut client = TlsClient::begin(address, ServerName::try_from(host.to_owned())?, identity)?;
+        client.expect(b"mn\r\n", b"MN\r\n")?;
+        Ok(client)
+    }
+
+    fn begin(address: SocketAddr, name: ServerName<'static>, identity: &Arc<ClientConfig>) -> Outcome<TlsClient> {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        let session = ClientConnection::new(Arc::clone(identity), ServerName::IpAddress(address.ip().into()))?;
+        let session = ClientConnection::new(Arc::clone(identity), name)?;
         Ok(TlsClient { stream: StreamOwned::new(session, stream) })
     }
 

@@ -1,78 +1,22 @@
 //! The operator as a process beside an API server: how it begins, leads, follows and ends. No pod runs here.
 
-use std::env;
-use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
-use tests::bed::repository;
 use tests::cluster::small;
+use tests::ensure;
 use tests::failure::{Failure, Outcome};
-use tests::process::Process;
+use tests::running_operator::{Running, program};
 use tests::scenario::{NOTICED, Scenario, in_namespace, until};
-use tests::{ensure, http};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 const LEASE: &str = "operators";
 
-/// An operator that runs outside of any pod, for the scenario's namespace alone. It ends with the test.
-struct Running {
-    child: Child,
-    port: u16,
-}
-
-fn program() -> PathBuf {
-    env::var_os("GANNET_CACHE_OPERATOR").map_or_else(|| repository().join("target/debug/cache-operator"), PathBuf::from)
-}
-
-fn free_port() -> Outcome<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-impl Running {
-    fn start(s: &Scenario, identity: &str) -> Outcome<Running> {
-        let port = free_port()?;
-        let child = Command::new(program())
-            .args(["--namespaces", &s.namespace, "--lease-namespace", &s.namespace, "--lease-name", LEASE])
-            .args(["--identity", identity, "--listen", &format!("127.0.0.1:{port}")])
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        Ok(Running { child, port })
-    }
-
-    async fn metric(&self, name: &str) -> Outcome<f64> {
-        http::metric(&http::get("127.0.0.1", self.port, "/metrics").await?, name)
-    }
-
-    async fn leads(&self, expected: bool) -> Outcome {
-        let what = if expected { "it to lead" } else { "it to follow" };
-        until(what, NOTICED, || async {
-            http::get("127.0.0.1", self.port, "/readyz").await?;
-            http::get("127.0.0.1", self.port, "/livez").await?;
-            let leads = self.metric("gannet_operator_leader").await? > 0.5;
-            ensure!(leads == expected, "leader: {leads}");
-            Ok(())
-        })
-        .await
-    }
-
-    fn signal(&self, signal: &str) -> Outcome {
-        let id = self.child.id().ok_or_else(|| Failure::new("it has ended already"))?;
-        Process::with_id(id).signal(signal)
-    }
-
-    /// Waits until it ends: how, and what it said.
-    async fn ended(self) -> Outcome<(std::process::ExitStatus, String)> {
-        let output = tokio::time::timeout(NOTICED, self.child.wait_with_output()).await;
-        let output = output.map_err(|_| Failure::new("it does not end"))??;
-        Ok((output.status, String::from_utf8_lossy(&output.stderr).into_owned()))
-    }
+fn start(s: &Scenario, identity: &str) -> Outcome<Running> {
+    Running::start(s, LEASE, identity, &[])
 }
 
 async fn holder(s: &Scenario) -> Outcome<String> {
@@ -83,10 +27,10 @@ async fn holder(s: &Scenario) -> Outcome<String> {
 #[test]
 fn asked_to_end_it_gives_the_lease_back() -> Outcome {
     in_namespace("asked", async |s| {
-        let first = Running::start(s, "first")?;
+        let first = start(s, "first")?;
         first.leads(true).await?;
         assert_eq!(holder(s).await?, "first");
-        let second = Running::start(s, "second")?;
+        let second = start(s, "second")?;
         second.leads(false).await?;
         first.signal("TERM")?;
         let (status, words) = first.ended().await?;
@@ -101,9 +45,9 @@ fn asked_to_end_it_gives_the_lease_back() -> Outcome {
 #[test]
 fn a_killed_leader_is_replaced_when_its_lease_expires() -> Outcome {
     in_namespace("killed", async |s| {
-        let first = Running::start(s, "first")?;
+        let first = start(s, "first")?;
         first.leads(true).await?;
-        let second = Running::start(s, "second")?;
+        let second = start(s, "second")?;
         second.leads(false).await?;
         first.signal("KILL")?;
         let (status, _) = first.ended().await?;
@@ -117,7 +61,7 @@ fn a_killed_leader_is_replaced_when_its_lease_expires() -> Outcome {
 #[test]
 fn a_leader_that_lost_its_lease_ends() -> Outcome {
     in_namespace("lost", async |s| {
-        let operator = Running::start(s, "first")?;
+        let operator = start(s, "first")?;
         operator.leads(true).await?;
         let stolen = json!({"spec": {"holderIdentity": "somebody-else"}});
         s.all::<Lease>().patch(LEASE, &PatchParams::default(), &Patch::Merge(stolen)).await?;
@@ -132,9 +76,9 @@ fn a_leader_that_lost_its_lease_ends() -> Outcome {
 #[test]
 fn a_port_in_use_is_named() -> Outcome {
     in_namespace("port", async |s| {
-        let first = Running::start(s, "first")?;
+        let first = start(s, "first")?;
         first.leads(true).await?;
-        let taken = format!("127.0.0.1:{}", first.port);
+        let taken = format!("127.0.0.1:{}", first.port());
         let second = Command::new(program())
             .args(["--namespaces", &s.namespace, "--lease-namespace", &s.namespace, "--lease-name", LEASE])
             .args(["--identity", "second", "--listen", &taken])
@@ -163,7 +107,7 @@ fn without_a_cluster_it_says_so() -> Outcome {
 #[test]
 fn what_is_as_declared_is_not_written_again() -> Outcome {
     in_namespace("rest", async |s| {
-        let operator = Running::start(s, "only")?;
+        let operator = start(s, "only")?;
         operator.leads(true).await?;
         s.declare("demo", small(0)).await?;
         s.settled("demo").await?;

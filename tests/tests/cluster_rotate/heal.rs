@@ -3,9 +3,8 @@
 use serde_json::json;
 use tests::application::Application;
 use tests::failure::Outcome;
+use tests::rotation::{phase, renewed, rotated, secured, serials};
 use tests::scenario::scenario;
-
-use crate::{assert_unharmed, phase, renewed, rotated, secured, serials};
 
 #[test]
 fn a_lost_ca_heals_without_a_failed_handshake() -> Outcome {
@@ -17,7 +16,7 @@ fn a_lost_ca_heals_without_a_failed_handshake() -> Outcome {
         let (_, oldest) = phase(s).await?;
         s.kubectl(&["delete", "secret", "demo-ca"]).await?;
         rotated(s, &oldest).await?;
-        assert_unharmed(&application.stop().await?);
+        application.stop().await?.assert_unharmed();
         Ok(())
     })
 }

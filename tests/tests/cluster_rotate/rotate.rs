@@ -1,41 +1,94 @@
-//! Certificates rotate under an application at work.
+//! Certificates rotate under an application and a load generator at work.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use tests::application::Application;
-use tests::cluster::lives;
-use tests::failure::Outcome;
-use tests::scenario::{SERVING, scenario, until};
-use tests::{ensure, http};
-
-use crate::{ask, assert_unharmed, phase, renewed, rotated, secured, serials};
+use tests::cluster::{NodePod, lives};
+use tests::ensure;
+use tests::failure::{Failure, Outcome};
+use tests::http::Credentials;
+use tests::load::Load;
+use tests::operator::restarts;
+use tests::rotation::{ask, phase, renewed, rotated, secured, serials};
+use tests::scenario::{NOTICED, SERVING, Scenario, scenario, until};
+use tests::tls::TlsClient;
+use tokio::time::timeout;
 
 #[test]
 fn leaves_renew_and_the_ca_rotates_twice_and_nobody_notices() -> Outcome {
     scenario("rotate", 1, async |s, _| {
         s.declare("demo", secured(3, &["web"])).await?;
-        let before = lives(&s.settled("demo").await?);
+        let nodes = s.settled("demo").await?;
         s.condition("demo", "TLSReady", "True", "Current").await?;
-        let application = Application::start(s, "cache-web", &s.addresses("demo", 3)).await?;
-        let first = s.credentials("cache-web").await?;
+        let addresses = s.addresses("demo", 3);
+        let application = Application::start(s, "cache-web", &addresses).await?;
+        let load = Load::start(&addresses, &application.files())?;
 
         renewed(s, &serials(s).await?).await?;
         let (_, oldest) = phase(s).await?;
         ask(s, "ca@1").await?;
+        // The last certificate of the old CA, by a client that trusts the new one: whoever refuses it will be the node.
+        let last = until("a certificate of the old CA beside the new one", NOTICED, || async {
+            let credentials = s.credentials("cache-web").await?;
+            let trusted = credentials.authorities.matches("BEGIN CERTIFICATE").count();
+            ensure!(trusted == 2, "{trusted} CAs");
+            Ok(credentials)
+        })
+        .await?;
+        let identity = Arc::new(last.configuration()?);
+        connect(s, &nodes[0], &identity)?;
+        assert!(connect(s, &nodes[0], &identity)?.is_resumed(), "the client has a ticket");
         let older = rotated(s, &oldest).await?;
+        assert!(connect(s, &nodes[0], &identity).is_err(), "the old CA's client is let in by resumption");
+        let anew = Arc::new(last.configuration()?);
+        assert!(connect(s, &nodes[0], &anew).is_err(), "the old CA's client is let in");
+
         ask(s, "ca@2").await?;
         rotated(s, &older).await?;
-
+        let loaded = load.stop().await?;
         let seen = application.stop().await?;
-        assert_unharmed(&seen);
+        seen.assert_unharmed();
         assert!(seen.closed > 0, "connections that reach their age are closed and counted: {seen:?}");
-        assert_eq!(lives(&s.settled("demo").await?), before, "no pod was restarted");
+        loaded.assert_unharmed();
+        assert!(loaded.errors.reconnects > 0, "connections that reach their age are made again: {loaded:?}");
+        assert_eq!(lives(&s.settled("demo").await?), lives(&nodes), "no pod was restarted");
+        // Told with --nocapture.
+        println!("application: {seen:?}\nload: {loaded:?}");
 
-        // The first certificate may not have ended yet, but its CA is gone.
-        let node = s.settled("demo").await?.remove(0);
-        let host = format!("demo-0.demo-nodes.{}.svc", s.namespace);
-        let refused = http::get_by_tls(&node.address, config::DATA_PORT, "/", &host, &first).await;
-        assert!(refused.is_err(), "the old CA's certificate is let in");
+        // Not the old CA alone was refused: the same client with what is current is let in.
+        let now = s.credentials("cache-web").await?;
+        connect(s, &nodes[0], &Arc::new(now.configuration()?))?;
+        let mixed = Credentials { authorities: now.authorities, ..last };
+        assert!(
+            connect(s, &nodes[0], &Arc::new(mixed.configuration()?)).is_err(),
+            "a CA of two rotations ago is let in"
+        );
         Ok(())
     })
+}
+
+/// Waits for a phase, and misses none.
+async fn reaches(s: &Scenario, awaited: &str) -> Outcome {
+    const LOOK: Duration = Duration::from_millis(10);
+    let mut last = String::new();
+    let looks = async {
+        loop {
+            (last, _) = phase(s).await?;
+            if last == awaited {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let found: Option<Outcome> = timeout(SERVING, looks).await.ok();
+    found.unwrap_or_else(|| Err(Failure::new(format!("the phase is {last} and not {awaited}"))))
+}
+
+/// A connection to a node's data port that was used once.
+fn connect(s: &Scenario, node: &NodePod, identity: &Arc<rustls::ClientConfig>) -> Outcome<TlsClient> {
+    let host = format!("{}.demo-nodes.{}.svc", node.name, s.namespace);
+    TlsClient::connect_to((node.address.parse::<std::net::IpAddr>()?, config::DATA_PORT).into(), &host, identity)
 }
 
 #[test]
@@ -48,23 +101,15 @@ fn an_operator_killed_in_each_phase_finishes_the_rotation() -> Outcome {
         let (_, oldest) = phase(s).await?;
         ask(s, "ca@1").await?;
         for awaited in ["DistributingBundle", "ReissuingNodes", "ReissuingClients", "RetiringOldCA"] {
-            // A short phase may be over before it is told of; then there is nothing left to be killed in.
-            let what = format!("phase {awaited} or the end");
-            let found = until(&what, SERVING, || async {
-                let (phase, ca) = phase(s).await?;
-                ensure!(phase == awaited || (phase == "Current" && ca != oldest), "{phase}");
-                Ok(phase)
-            })
-            .await?;
-            if found == "Current" {
-                break;
-            }
-            let (killed, restarts) = operator.kill().await?;
-            operator.wait_for_restart(&killed, restarts).await?;
-            operator.wait_for_leader().await?;
+            let leader = operator.wait_for_leader().await?;
+            // Found before it is needed: a phase may last for a tenth of a second.
+            let process = operator.process(&leader)?;
+            reaches(s, awaited).await?;
+            process.signal("KILL")?;
+            operator.wait_for_restart(&leader, restarts(&leader)).await?;
         }
         rotated(s, &oldest).await?;
-        assert_unharmed(&application.stop().await?);
+        application.stop().await?.assert_unharmed();
         Ok(())
     })
 }

@@ -3,9 +3,8 @@
 use tests::application::Application;
 use tests::ensure;
 use tests::failure::Outcome;
+use tests::rotation::{ask, phase, rotated, secured};
 use tests::scenario::{NOTICED, scenario, until};
-
-use crate::{ask, assert_unharmed, phase, rotated, secured};
 
 #[test]
 fn a_client_that_does_not_reload_is_named_and_its_ca_stays() -> Outcome {
@@ -43,8 +42,8 @@ fn a_client_that_does_not_reload_is_named_and_its_ca_stays() -> Outcome {
         assert_eq!(status.trusted_cas, 2, "the old CA stays");
         slow.reload(true);
         rotated(s, &oldest).await?;
-        assert_unharmed(&web.stop().await?);
-        assert_unharmed(&slow.stop().await?);
+        web.stop().await?.assert_unharmed();
+        slow.stop().await?.assert_unharmed();
         Ok(())
     })
 }
