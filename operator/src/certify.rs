@@ -165,7 +165,7 @@ impl Clerk<'_> {
     }
 
     fn facts(&self, ca: Option<&CaMaterial>) -> Facts {
-        let Tls { lives, clients, request, .. } = self.tls;
+        let Tls { mode, lives, clients, request, .. } = self.tls;
         let secrets = &self.observed.secrets;
         let nodes = secrets.nodes.as_ref().map(NodesMaterial::read);
         let leaves = nodes.iter().flat_map(|nodes| &nodes.pairs).zip(std::iter::repeat(ca));
@@ -198,6 +198,7 @@ impl Clerk<'_> {
                     secret: secret_of(&client.secret_name),
                 })
                 .collect(),
+            has_strangers: *mode == TlsMode::Permissive,
             request: request.clone(),
         }
     }

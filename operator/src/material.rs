@@ -104,6 +104,7 @@ impl CaMaterial {
     pub fn trust(&self) -> Trust {
         let ca = |certificate: &Certificate| Ca {
             id: certificate.key.clone(),
+            made_at: certificate.made_at(),
             not_after: certificate.not_after,
             has_key: self.authority(&certificate.key).is_some(),
         };

@@ -25,6 +25,8 @@ pub struct Facts {
     pub members: Vec<String>,
     pub pods: Vec<Pod>,
     pub clients: Vec<Client>,
+    /// There may be clients without a certificate, of whom nobody knows what they trust.
+    pub has_strangers: bool,
     /// `leaf@…` or `ca@…`, as someone asked for it.
     pub request: Option<String>,
 }
@@ -37,6 +39,8 @@ pub struct Lives {
     pub ca_renew_before: i64,
     /// A client that is in use connects anew within this time.
     pub connection: i64,
+    /// Nodes close no connection for its age: it ends when its client likes.
+    pub for_ever: bool,
 }
 
 /// The CAs.
@@ -59,6 +63,7 @@ pub struct Trust {
 pub struct Ca {
     /// The digits of its public key.
     pub id: String,
+    pub made_at: i64,
     pub not_after: i64,
     /// Its key is at hand.
     pub has_key: bool,
@@ -196,6 +201,10 @@ pub const MOST_OLD: usize = 7;
 /// A leaf is not replaced by one that ends hardly later: its CA is about to end.
 const LEAST_GAIN_SHARE: i64 = 10;
 
+/// How long a kubelet may take to bring a changed Secret or ConfigMap to those who mount it. So long a client that nobody has seen
+/// is given to have what its Secret holds.
+pub const PROPAGATION_SECONDS: i64 = 120;
+
 /// How many names a list in a message has.
 const NAMED: usize = 5;
 
@@ -332,10 +341,11 @@ impl<'a> Round<'a> {
         self.waited_for().any(|pod| pod.bundle.is_some() && pod.up >= self.facts.lives.connection)
     }
 
-    /// Whether it is not known what a client that nobody has seen has: there is no witness, and what it had before may not have
-    /// ended yet.
+    /// Whether it is not known what a client that nobody has seen has. It may be idle, and then its files follow within a while;
+    /// without a witness it may be in use, and then what it had before has to end.
     fn is_in_the_dark(&self, since: i64) -> bool {
-        !self.is_witnessed() && since + self.facts.lives.leaf > self.facts.now
+        let patience = if self.is_witnessed() { PROPAGATION_SECONDS } else { self.facts.lives.leaf };
+        since + patience > self.facts.now
     }
 
     fn has_reloaded(&self, identity: &'a str, newest: Option<&String>) -> bool {
@@ -361,7 +371,9 @@ impl<'a> Round<'a> {
 
     /// Step 1 is over.
     fn may_move_nodes(&self) -> bool {
-        self.facts.nodes.bundle.as_ref() == Some(&self.trust.bundle)
+        let is_known_to_strangers = self.trust.current.made_at + PROPAGATION_SECONDS <= self.facts.now;
+        (is_known_to_strangers || !self.facts.has_strangers)
+            && self.facts.nodes.bundle.as_ref() == Some(&self.trust.bundle)
             && self.without_bundle().is_empty()
             && self.lagging_clients().is_empty()
     }
@@ -509,6 +521,12 @@ impl<'a> Round<'a> {
             Phase::Retiring => named("no connection by the old CA's certificate of", self.on_old_ca()),
             Phase::Founding => waits.push(format!("one of {} trusted CAs to be dropped", self.trust.old.len() + 1)),
             Phase::Current | Phase::MovingClients => {}
+        }
+        let by_clients = matches!(phase, Phase::Distributing | Phase::MovingNodes | Phase::Retiring);
+        if self.facts.lives.for_ever && by_clients && !waits.is_empty() {
+            waits.push(
+                "clients to connect anew: spec.tls.maxConnectionAge is 0s, so that no node makes them".to_owned(),
+            );
         }
         waits
     }

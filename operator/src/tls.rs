@@ -86,6 +86,7 @@ impl Tls {
                 leaf_renew_before: seconds(renew_before),
                 ca_renew_before: seconds(ca_renew_before),
                 connection: seconds(connection + CONNECTION_MARGIN),
+                for_ever: age.is_zero(),
             },
             clients,
             monitoring,

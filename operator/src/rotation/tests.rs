@@ -3,14 +3,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::{Strategy, any, prop_oneof};
 use proptest::{prop_assert, prop_assert_eq, proptest};
 
-use super::{Ca, Client, ClientSecret, Facts, Leaf, Lives, Nodes, Phase, Pod, Seen, Trust, Write, decide};
+use super::{
+    Ca, Client, ClientSecret, Facts, Leaf, Lives, Nodes, PROPAGATION_SECONDS, Phase, Pod, Seen, Trust, Write, decide,
+};
 
 const PODS: usize = 3;
-const CLIENTS: usize = 2;
+const CLIENTS: usize = 3;
+/// This one connects whenever it likes, and its files follow its Secret as late as those of a mounted Secret may.
+const IDLE: usize = 2;
 /// A client in use connects anew at least this often.
 const CONNECTION: i64 = 100;
-const LIVES: Lives =
-    Lives { leaf: 100_000, leaf_renew_before: 30_000, ca_renew_before: 300_000, connection: CONNECTION };
+const LIVES: Lives = Lives {
+    leaf: 100_000,
+    leaf_renew_before: 30_000,
+    ca_renew_before: 300_000,
+    connection: CONNECTION,
+    for_ever: false,
+};
 const CA_LIFE: i64 = 1_000_000;
 
 type Bundle = BTreeSet<String>;
@@ -70,6 +79,8 @@ struct Node {
 struct Application {
     files: Option<ClientFiles>,
     reloads: bool,
+    /// What was written to its Secret, and when, and has not come to it yet.
+    on_their_way: Vec<(i64, ClientFiles)>,
 }
 
 /// A cluster with its operator's Secrets, its kubelets and its clients.
@@ -149,7 +160,7 @@ impl World {
             nodes: Object { content: None, version: 0 },
             clients: (0..CLIENTS).map(|_| nothing()).collect(),
             pods: (0..PODS).map(|_| Node { is_up: true, has_kubelet: true, ..Node::default() }).collect(),
-            applications: (0..CLIENTS).map(|_| Application { files: None, reloads: true }).collect(),
+            applications: (0..CLIENTS).map(|_| Application { reloads: true, ..Application::default() }).collect(),
             request: None,
             hung: None,
             failures: Vec::new(),
@@ -207,6 +218,7 @@ impl World {
                     }),
                 })
                 .collect(),
+            has_strangers: false,
             request: self.request.clone(),
         }
     }
@@ -226,6 +238,10 @@ impl World {
         }
     }
 
+    fn ca(&self, has_key: bool) -> Ca {
+        Ca { id: format!("ca-{}", self.made), made_at: self.now, not_after: self.now + CA_LIFE, has_key }
+    }
+
     /// Writes up to `limit` of what is decided on `facts`; every write is refused where its object changed meanwhile.
     fn operate(&mut self, facts: &Facts, seen: &CaSecretSeen, versions: ([u64; 2], Vec<u64>), limit: usize) {
         let ([ca_version, nodes_version], client_versions) = versions;
@@ -233,7 +249,7 @@ impl World {
             match write {
                 Write::NewCa { handled, forget } => {
                     self.made += 1;
-                    let current = Ca { id: format!("ca-{}", self.made), not_after: self.now + CA_LIFE, has_key: true };
+                    let current = self.ca(true);
                     let (mut old, leaves_after) = match seen {
                         Some(ca) => {
                             (std::iter::once(ca.current.clone()).chain(ca.old.clone()).collect(), ca.leaves_after)
@@ -243,7 +259,7 @@ impl World {
                     // Without the CA's Secret, what is trusted is known from the nodes'.
                     let trusted = self.nodes.content.as_ref().map(|nodes| nodes.bundle.clone()).unwrap_or_default();
                     for id in trusted.into_iter().filter(|_| seen.is_none()) {
-                        old.push(Ca { id, not_after: self.now + CA_LIFE, has_key: false });
+                        old.push(Ca { id, ..self.ca(false) });
                     }
                     old.retain(|ca: &Ca| !forget.contains(&ca.id));
                     self.ca.write(CaSecret { current, old, handled, leaves_after }, ca_version);
@@ -271,7 +287,10 @@ impl World {
                     let known = self.clients[number].content.as_ref();
                     let same = known.filter(|known| known.bundle == bundle && known.leaf.issuer == leaf.issuer);
                     let since = same.map_or(self.now, |known| known.since);
-                    self.clients[number].write(ClientFiles { bundle, leaf, since }, client_versions[number]);
+                    let files = ClientFiles { bundle, leaf, since };
+                    if self.clients[number].write(files.clone(), client_versions[number]) {
+                        self.applications[number].on_their_way.push((self.now, files));
+                    }
                 }
             }
         }
@@ -299,8 +318,18 @@ impl World {
         let end = self.now + seconds;
         while self.now < end {
             self.now = end.min(self.now + CONNECTION / 2);
-            (0..CLIENTS).for_each(|client| self.connect(client));
+            self.deliver();
+            (0..CLIENTS).filter(|client| *client != IDLE).for_each(|client| self.connect(client));
         }
+    }
+
+    fn deliver(&mut self) {
+        let now = self.now;
+        let idle = &mut self.applications[IDLE];
+        let (come, coming) = idle.on_their_way.drain(..).partition(|(written, _)| written + PROPAGATION_SECONDS <= now);
+        idle.on_their_way = coming;
+        let come: Vec<(i64, ClientFiles)> = come;
+        idle.files = come.into_iter().next_back().map(|(_, files)| files).or(idle.files.take());
     }
 
     fn mount(&mut self, pod: usize) {
@@ -341,6 +370,7 @@ impl World {
             Event::Reload(client) => {
                 if self.applications[client].reloads && self.clients[client].content.is_some() {
                     self.applications[client].files = self.clients[client].content.clone();
+                    self.applications[client].on_their_way.clear();
                     self.connect(client);
                 }
             }
@@ -432,4 +462,56 @@ proptest! {
             prop_assert_eq!(&pod.bundle, &only);
         }
     }
+}
+
+#[test]
+fn an_idle_client_is_given_the_time_that_a_kubelet_takes() {
+    let mut world = World::new();
+    world.applications[IDLE].on_their_way.clear();
+    world.happen(&Event::RotateCa);
+    let begun = world.now;
+    while decide(&world.facts()).phase != Phase::MovingNodes {
+        assert!(world.now < begun + 10 * PROPAGATION_SECONDS, "{:?}", decide(&world.facts()));
+        world.happen(&Event::Operator(usize::MAX));
+        (0..PODS).for_each(|pod| world.mount(pod));
+        (0..CLIENTS).filter(|client| *client != IDLE).for_each(|client| world.happen(&Event::Reload(client)));
+        world.wait(10);
+    }
+    assert!(world.now >= begun + PROPAGATION_SECONDS, "it moved on after {} s", world.now - begun);
+    world.connect(IDLE);
+    assert!(world.failures.is_empty(), "{:?}", world.failures);
+}
+
+#[test]
+fn where_connections_last_for_ever_it_is_said() {
+    let mut world = World::new();
+    world.happen(&Event::Reloads(0, false));
+    world.happen(&Event::RotateCa);
+    world.settle(3);
+    let mut facts = world.facts();
+    let waits = |facts: &Facts| decide(facts).waits_for.join("; ");
+    assert!(waits(&facts).contains("client-0") && !waits(&facts).contains("maxConnectionAge"), "{}", waits(&facts));
+    facts.lives.for_ever = true;
+    assert!(waits(&facts).contains("maxConnectionAge is 0s"), "{}", waits(&facts));
+}
+
+#[test]
+fn strangers_are_given_the_time_too() {
+    let mut world = World::new();
+    world.happen(&Event::RotateCa);
+    (0..4).for_each(|_| world.happen(&Event::Operator(usize::MAX)));
+    let mut facts = world.facts();
+    // Whoever is known has what is current; of strangers nobody knows.
+    let (bundle, leaves) = (facts.trust.clone().unwrap().bundle, facts.nodes.leaves.clone());
+    for pod in &mut facts.pods {
+        pod.bundle = Some(bundle.clone());
+        pod.served = leaves.get(&pod.name).map(|leaf| leaf.serial.clone());
+        pod.seen.clear();
+    }
+    facts.clients.clear();
+    assert_eq!(decide(&facts).phase, Phase::MovingNodes);
+    facts.has_strangers = true;
+    assert_eq!(decide(&facts).phase, Phase::Distributing);
+    facts.now += PROPAGATION_SECONDS;
+    assert_eq!(decide(&facts).phase, Phase::MovingNodes);
 }
