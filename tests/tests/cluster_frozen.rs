@@ -59,7 +59,12 @@ fn a_pod_that_serves_is_waited_for_and_one_that_is_gone_is_not() -> Outcome {
         application.stop().await?.assert_unharmed();
 
         Process::in_pod(&node.uid, "cache-node")?.signal("KILL")?;
+        // The application goes on with the nodes that there are: one that is not seen any more would be waited for.
+        let mut others = s.addresses("demo", 3);
+        others.retain(|address| !address.starts_with(&node.name));
+        let application = Application::start(s, "cache-web", &others).await?;
         let newest = rotated(s, &oldest).await?;
+        application.stop().await?.assert_unharmed();
         drop(frozen);
         // It starts with what is current, and is let in by those who have nothing older.
         s.settled("demo").await?;

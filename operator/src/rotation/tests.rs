@@ -468,6 +468,7 @@ proptest! {
 fn an_idle_client_is_given_the_time_that_a_kubelet_takes() {
     let mut world = World::new();
     world.applications[IDLE].on_their_way.clear();
+    world.pods.iter_mut().for_each(|pod| pod.seen.retain(|(client, _), _| *client != IDLE));
     world.happen(&Event::RotateCa);
     let begun = world.now;
     while decide(&world.facts()).phase != Phase::MovingNodes {
