@@ -207,6 +207,7 @@ mod tests {
 
     use k8s_openapi::ByteString;
     use k8s_openapi::api::core::v1::Secret;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
     use super::{CaMaterial, ClientMaterial, Content, NodesMaterial};
     use crate::certificate::tests::NOW;
@@ -217,10 +218,9 @@ mod tests {
 
     fn stored(content: Content) -> Secret {
         let Content { data, annotations } = content;
-        let mut secret = Secret::default();
-        secret.data = Some(data.into_iter().map(|(name, bytes)| (name, ByteString(bytes))).collect());
-        secret.metadata.annotations = Some(annotations);
-        secret
+        let metadata = ObjectMeta { annotations: Some(annotations), ..ObjectMeta::default() };
+        let data = data.into_iter().map(|(name, bytes)| (name, ByteString(bytes))).collect();
+        Secret { metadata, data: Some(data), ..Secret::default() }
     }
 
     fn names() -> Names {

@@ -178,7 +178,7 @@ fn a_ca_is_replaced_in_time_and_the_old_one_is_dropped() {
     let first = scene.ca().current;
     scene.now = NOW + 480 * 3600 + 1;
     assert_eq!(scene.settle().plan.unwrap().phase, Phase::Distributing);
-    assert_eq!(scene.ca().old, [first.clone()]);
+    assert_eq!(scene.ca().old, std::slice::from_ref(&first));
     assert_eq!(scene.settle_in_the_dark().plan.unwrap().phase, Phase::Current);
     let ca = scene.ca();
     assert!(ca.current != first && ca.old.is_empty());
