@@ -122,7 +122,7 @@ impl Tls {
 #[must_use]
 pub fn admin(config: &config::Config) -> Option<Arc<Credentials>> {
     let settings = config.admin_tls.as_ref()?;
-    let name = settings.name.clone().or_else(|| config.tls.as_ref()?.name.clone()).unwrap_or_else(host_name);
+    let name = settings.name.clone().unwrap_or_else(host_name);
     let source = Source { directory: settings.directory.clone(), name, mode: TlsMode::Strict };
     Some(Arc::new(Credentials::new(source, false)))
 }

@@ -15,7 +15,7 @@ pub use spec::{
     CacheCluster, CacheClusterSpec, CacheSpec, DisruptionSpec, Eviction, NodeSpec, RolloutSpec, TemplatePolicy,
 };
 pub use status::{CacheClusterStatus, PodCertificate, PodStatus, TlsClientStatus, TlsStatus, condition};
-pub use tls::{CaSpec, MonitoringSpec, TlsClient, TlsMode, TlsSpec};
+pub use tls::{CaSpec, CertManagerKind, IssuerSpec, IssuerType, MonitoringSpec, TlsClient, TlsMode, TlsSpec};
 
 /// The API group.
 pub const GROUP: &str = "gannet.dev";

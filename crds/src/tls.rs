@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::DURATION_PATTERN;
 
-/// Mutual TLS on the data port, with certificates that the operator issues and renews.
+/// Mutual TLS on the data port, with certificates that renew themselves.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.duration) || duration(self.duration) >= duration('1m')")
@@ -16,11 +16,21 @@ use crate::spec::DURATION_PATTERN;
     .message("spec.tls.ca.renewBefore is too short: a new CA is on its way for up to twice spec.tls.duration and spec.tls.maxConnectionAge; raise it, or lower those").field_path(".ca.renewBefore"))]
 #[x_kube(validation = Rule::new("!has(self.clients) || self.clients.all(c, self.clients.exists_one(d, d.secretName == c.secretName))")
     .message("spec.tls.clients: each client has a Secret of its own; give them different secretNames").field_path(".clients"))]
+#[x_kube(validation = Rule::new("!has(self.issuer) || self.issuer.type != 'Secret' || !has(self.clients) || size(self.clients) == 0")
+    .message("spec.tls.clients: nothing is issued where spec.tls.issuer.type is Secret; list spec.tls.identities").field_path(".clients"))]
+#[x_kube(validation = Rule::new("!has(self.identities) || size(self.identities) == 0 || (has(self.issuer) && self.issuer.type == 'Secret')")
+    .message("spec.tls.identities: only where spec.tls.issuer.type is Secret; list spec.tls.clients").field_path(".identities"))]
+#[x_kube(validation = Rule::new("!has(self.issuer) || self.issuer.type != 'CertManager' || !has(self.duration) || duration(self.duration) >= duration('1h')")
+    .message("spec.tls.duration is too short: cert-manager issues for 1h at least").field_path(".duration"))]
 pub struct TlsSpec {
     /// Disabled: clients speak in the clear. Permissive: TLS, and a client may do without a certificate. Strict: TLS, and only
     /// the clients that are listed are let in.
     #[serde(default)]
     pub mode: TlsMode,
+
+    /// Who issues the certificates.
+    #[serde(default)]
+    pub issuer: IssuerSpec,
 
     /// How long a certificate is good for, such as 24h.
     #[serde(default = "default_duration")]
@@ -38,7 +48,7 @@ pub struct TlsSpec {
     #[schemars(regex(pattern = DURATION_PATTERN), length(max = 32))]
     pub max_connection_age: String,
 
-    /// The CA of this cluster.
+    /// The CA of this cluster; of no effect where another than the operator issues.
     #[serde(default)]
     pub ca: CaSpec,
 
@@ -47,6 +57,53 @@ pub struct TlsSpec {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub clients: Vec<TlsClient>,
+
+    /// Names in certificates that are let in, as DNS:… or URI:…, where issuer.type is Secret.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(regex(pattern = IDENTITY_PATTERN), length(max = 512)))]
+    pub identities: Vec<String>,
+}
+
+/// Who issues the certificates of nodes and clients.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.type == 'Operator' ? !has(self.name) : has(self.name)")
+    .message("spec.tls.issuer.name names cert-manager's issuer or your Secret; without one, the type is Operator"))]
+#[x_kube(validation = Rule::new("self.type == 'CertManager' || !has(self.kind)")
+    .message("spec.tls.issuer.kind is of cert-manager's issuers").field_path(".kind"))]
+pub struct IssuerSpec {
+    /// Operator: a CA of this cluster's own, whose key the operator keeps. CertManager: cert-manager's issuer of this name.
+    /// Secret: you do; the nodes take ca.crt, tls.crt and tls.key from your Secret of this name, and nothing is issued.
+    #[serde(default, rename = "type")]
+    pub kind_of_issuer: IssuerType,
+
+    /// Of cert-manager's issuer: Issuer, or ClusterIssuer. Default: Issuer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<CertManagerKind>,
+
+    /// The name of cert-manager's issuer, or of your Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = DNS_NAME_PATTERN), length(max = 253))]
+    pub name: Option<String>,
+}
+
+/// Who issues.
+#[derive(schemars::JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "explained on the field, see Eviction")]
+pub enum IssuerType {
+    #[default]
+    Operator,
+    CertManager,
+    Secret,
+}
+
+/// Which of cert-manager's kinds.
+#[derive(schemars::JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "explained on the field, see Eviction")]
+pub enum CertManagerKind {
+    #[default]
+    Issuer,
+    ClusterIssuer,
 }
 
 /// The CA of a cluster. Nobody but the operator has its key.
@@ -101,6 +158,8 @@ pub enum TlsMode {
 }
 
 const NAME_PATTERN: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+const DNS_NAME_PATTERN: &str = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
+const IDENTITY_PATTERN: &str = r"^(DNS|URI):[^\s]+$";
 
 fn default_duration() -> String {
     "24h".to_owned()
@@ -126,11 +185,13 @@ impl Default for TlsSpec {
     fn default() -> TlsSpec {
         TlsSpec {
             mode: TlsMode::default(),
+            issuer: IssuerSpec::default(),
             duration: default_duration(),
             renew_before: default_renew_before(),
             max_connection_age: default_max_connection_age(),
             ca: CaSpec::default(),
             clients: Vec::new(),
+            identities: Vec::new(),
         }
     }
 }

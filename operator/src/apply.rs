@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::cert_manager::{self, Asked};
 use crate::certify::SecretWrite;
 use crate::cluster::Cluster;
 use crate::desired::Desired;
@@ -129,6 +131,53 @@ pub async fn secrets(client: &Client, namespace: &str, writes: &[SecretWrite]) -
         }
     }
     Ok(written)
+}
+
+/// Asks cert-manager for what is wanted, takes back what is not, and has renewed what is to be renewed.
+///
+/// # Errors
+/// [`ApplyError`] for the first write that failed.
+pub async fn certificates(
+    client: &Client,
+    namespace: &str,
+    asked: &Asked,
+    known: &[DynamicObject],
+    now: Timestamp,
+) -> Result<(), ApplyError> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &cert_manager::kind());
+    let what = |name: &str| format!("Certificate {name}");
+    let failed = |name: &str, source| ApplyError::Apply { what: what(name), source };
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let find = |name: &str| known.iter().find(|known| known.metadata.name.as_deref() == Some(name));
+    for wanted in &asked.certificates {
+        let name = wanted.name_any();
+        let found = find(&name);
+        if found.is_some_and(|found| contains(&found.data, &wanted.data)) {
+            continue;
+        }
+        // As with all objects: one that is not ours is not taken over.
+        if found.is_none() && api.get_opt(&name).await.map_err(|source| failed(&name, source))?.is_some() {
+            return Err(ApplyError::NameTaken { what: what(&name) });
+        }
+        api.patch(&name, &params, &Patch::Apply(wanted)).await.map_err(|source| failed(&name, source))?;
+    }
+    for name in &asked.renewals {
+        let patch = cert_manager::renewal(now);
+        match api.patch_status(name, &params, &Patch::Apply(patch)).await {
+            Ok(_) => {}
+            Err(error) if is_gone_or_changed(&error) => {}
+            Err(source) => return Err(failed(name, source)),
+        }
+    }
+    let is_wanted = |name: &str| asked.certificates.iter().any(|wanted| wanted.metadata.name.as_deref() == Some(name));
+    for name in known.iter().map(ResourceExt::name_any).filter(|name| !is_wanted(name)) {
+        match api.delete(&name, &DeleteParams::default()).await {
+            Ok(_) => {}
+            Err(error) if is_gone_or_changed(&error) => {}
+            Err(source) => return Err(ApplyError::Delete { what: what(&name), source }),
+        }
+    }
+    Ok(())
 }
 
 /// Touches a pod, so that its kubelet refreshes what it mounts.

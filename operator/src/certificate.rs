@@ -149,6 +149,11 @@ impl Certificate {
         self.issuer_key_id == other.issuer_key_id
     }
 
+    /// Whether it names exactly these, in whatever order.
+    pub fn is_for(&self, names: &[String]) -> bool {
+        self.names.len() == names.len() && names.iter().all(|name| self.names.contains(name))
+    }
+
     /// When it was made.
     pub fn made_at(&self) -> i64 {
         self.not_before.saturating_add(BACKDATED_SECONDS)

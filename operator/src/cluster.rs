@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use config::{AdminTls, Budget, Bytes, Config};
-use gannet_crds::{CacheCluster, CacheSpec, NodeSpec, PodTemplate, TemplatePolicy, TlsMode, TlsSpec};
+use gannet_crds::{CacheCluster, CacheSpec, IssuerType, NodeSpec, PodTemplate, TemplatePolicy, TlsMode, TlsSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use serde::{Deserialize, Serialize};
+
+use crate::given;
 
 /// A CacheCluster whose every value has been read and found to make sense together.
 #[derive(Clone, Debug)]
@@ -20,6 +22,8 @@ pub struct Cluster {
     pub max_unavailable: i32,
     pub template_policy: TemplatePolicy,
     pub progress_deadline: Duration,
+    /// Who is let in by somebody else's certificates.
+    pub identities: Vec<String>,
     /// What shapes the pods, as declared.
     pub inputs: Inputs,
     /// The same, computed: what the pods are built from.
@@ -52,6 +56,9 @@ pub struct NodeTls {
     pub mode: TlsMode,
     /// Empty where TLS is disabled.
     pub max_connection_age: String,
+    /// Somebody else's Secret, whose certificate they serve.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
 }
 
 impl NodeTls {
@@ -59,7 +66,11 @@ impl NodeTls {
         match spec.mode {
             // Without TLS nothing that is said about it may change a pod.
             TlsMode::Disabled => NodeTls::default(),
-            mode => NodeTls { mode, max_connection_age: spec.max_connection_age },
+            mode => NodeTls {
+                mode,
+                max_connection_age: spec.max_connection_age,
+                secret: spec.issuer.name.filter(|_| spec.issuer.kind_of_issuer == IssuerType::Secret),
+            },
         }
     }
 
@@ -118,7 +129,7 @@ impl Cluster {
             node: spec.node,
             cache: spec.cache,
             pod_template: spec.pod_template,
-            tls: NodeTls::of(spec.tls),
+            tls: NodeTls::of(spec.tls.clone()),
         };
         let shape = Shape::parse(&inputs)?;
         Ok(Cluster {
@@ -130,6 +141,7 @@ impl Cluster {
             max_unavailable: spec.disruption.max_unavailable.max(1),
             template_policy: spec.rollout.template,
             progress_deadline: duration("rollout.progressDeadline", &spec.rollout.progress_deadline)?,
+            identities: spec.tls.identities,
             inputs,
             shape,
         })
@@ -194,7 +206,8 @@ fn node_tls(tls: &NodeTls) -> Result<Option<config::Tls>, InvalidSpec> {
         TlsMode::Strict => config::TlsMode::Strict,
     };
     let age = config::Duration(duration("tls.maxConnectionAge", &tls.max_connection_age)?);
-    Ok(Some(config::Tls { mode, max_connection_age: age, ..config::Tls::from_directory(TLS_FOLDER) }))
+    let name = tls.secret.as_ref().map(|_| given::STEM.to_owned());
+    Ok(Some(config::Tls { mode, max_connection_age: age, name, ..config::Tls::from_directory(TLS_FOLDER) }))
 }
 
 pub fn duration(field: &'static str, text: &str) -> Result<Duration, InvalidSpec> {

@@ -191,8 +191,8 @@ async fn reconcile(resource: &CacheCluster, context: &Context) -> Result<Action,
     let certified = match &tls {
         // Before all else, and whatever else is wrong or paused: a certificate that ends is an outage.
         Ok(tls) => match certify(context, resource, tls, &observed, now).await? {
-            Certified::Known(certification) => Ok(certification),
-            Certified::LookAgain => return Ok(Action::requeue(AGAIN_AT_ONCE)),
+            Some(certification) => Ok(certification),
+            None => return Ok(Action::requeue(AGAIN_AT_ONCE)),
         },
         Err(invalid) => Err(invalid.clone()),
     };
@@ -235,36 +235,35 @@ async fn reconcile(resource: &CacheCluster, context: &Context) -> Result<Action,
     tell(Outcome::Stepped { cluster: &cluster, step: &step, applied: &applied }, again).await
 }
 
-/// How the certificates are.
-enum Certified {
-    Known(Certification),
-    /// They changed: everything else follows from what is stored now.
-    LookAgain,
-}
-
 /// Issues what is due, writes it, and has mounts refreshed that are behind.
+///
+/// # Returns
+/// `None` where certificates changed, so that everything else follows from what is stored now.
 async fn certify(
     context: &Context,
     resource: &CacheCluster,
     tls: &Tls,
     observed: &Observed,
     now: Timestamp,
-) -> Result<Certified, ReconcileError> {
+) -> Result<Option<Certification>, ReconcileError> {
     let namespace = &tls.names.namespace;
-    let Some(owner) = resource.controller_owner_ref(&()) else { return Ok(Certified::LookAgain) };
+    let Some(owner) = resource.controller_owner_ref(&()) else { return Ok(None) };
     // Where something of somebody else's has a name of ours, nothing is begun, and the report says so; but what serves goes
     // on being renewed, unless it is the Secret itself that is theirs.
     let is_blocked = |what: &String| observed.pods.is_empty() || what.starts_with("Secret ");
     if observed.foreign.iter().any(is_blocked) {
-        return Ok(Certified::Known(Certification::default()));
+        return Ok(Some(Certification::default()));
+    }
+    let certification = certify::certify(tls, observed, &context.admin.authority, &owner, now.as_second())?;
+    if let Some(known) = &observed.secrets.issued.certificates {
+        apply::certificates(&context.client, namespace, &certification.asked, known, now).await?;
     }
     let now = now.as_second();
-    let certification = certify::certify(tls, observed, &context.admin.authority, &owner, now)?;
     let written = match apply::secrets(&context.client, namespace, &certification.writes).await {
         Ok(written) => written,
         Err(ApplyError::Changed { what }) => {
             debug!(what, "changed meanwhile: looking again");
-            return Ok(Certified::LookAgain);
+            return Ok(None);
         }
         Err(error) => return Err(error.into()),
     };
@@ -273,24 +272,30 @@ async fn certify(
         info!(cluster = key(resource), ?written, phase = ?certification.plan.as_ref().map(|plan| plan.phase), "certificates");
     }
     if certification.look_again {
-        return Ok(Certified::LookAgain);
+        return Ok(None);
     }
     let behind = observed.pods.iter().filter(|pod| certification.stale.contains(&pod.name) && !pod.terminating);
     for pod in behind.filter(|pod| pod.touched + TOUCH_AGAIN_SECONDS <= now) {
         apply::touch(&context.client, namespace, pod, now).await?;
     }
-    Ok(Certified::Known(certification))
+    Ok(Some(certification))
 }
 
 fn again_for(certified: &Result<Certification, InvalidSpec>) -> Duration {
     let Ok(certification) = certified else { return AGAIN_SERVING };
-    let under_way = certification.plan.as_ref().is_some_and(|plan| plan.phase != Phase::Current);
+    let under_way = certification.plan.as_ref().is_some_and(|plan| plan.phase != Phase::Current)
+        || certification.trouble.is_some()
+        || !certification.asked.renewals.is_empty();
+    // Others issue when they think it right, and nobody says so.
+    let by_others = certification.given.is_some() || !certification.asked.certificates.is_empty();
     if !certification.writes.is_empty() {
         AGAIN_AT_ONCE
     } else if !certification.stale.is_empty() {
         AGAIN_CERTIFYING
     } else if under_way {
         AGAIN_UNDERWAY
+    } else if by_others {
+        AGAIN_SERVING
     } else {
         AGAIN_EMPTY
     }

@@ -47,6 +47,8 @@ pub fn build(cluster: &Cluster, step: &Step, observed: &Observed) -> Desired {
     if let Some(ca) = observed.secrets.ca.as_ref().and_then(CaMaterial::read) {
         config_maps.push(config_map::ca_bundle(cluster, &ca));
     }
+    let mounted = observed.pods.iter().any(|pod| pod.mounts.given_tls);
+    config_maps.extend(config_map::identities(cluster, &observed.config_maps, mounted));
     Desired {
         service_account: service_account::build(cluster),
         config_maps,
@@ -198,6 +200,29 @@ mod tests {
                 assert!(text.contains(&format!("directory: {folder}")), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn a_secret_of_somebody_else_is_mounted_with_the_list_beside_it() {
+        let issuer = json!({"type": "Secret", "name": "ours"});
+        let mut spec = json!({"tls": {"mode": "Strict", "issuer": issuer, "identities": ["DNS:web.shop.svc"]}});
+        let desired = desired(spec.clone(), &Observed::default());
+        let config = config::Config::parse(&desired.config_maps[0].data.as_ref().unwrap()["cache-node.yaml"]).unwrap();
+        assert_eq!(config.tls.unwrap().name.as_deref(), Some("tls"), "its files are tls.crt and tls.key");
+        let list = desired.config_maps.iter().find(|map| map.metadata.name.as_deref() == Some("demo-identities"));
+        assert_eq!(list.unwrap().data.as_ref().unwrap()["identities"], "DNS:web.shop.svc\n");
+        let template = serde_json::to_value(desired.stateful_set.spec.unwrap().template).unwrap();
+        let item = |file: &str| json!({"key": file, "path": file});
+        let sources = json!([
+            {"secret": {"name": "ours", "items": [item("ca.crt"), item("tls.crt"), item("tls.key")]}},
+            {"configMap": {"name": "demo-identities"}},
+        ]);
+        assert_eq!(
+            template["spec"]["volumes"][2],
+            json!({"name": "tls", "projected": {"sources": sources, "defaultMode": 0o440}})
+        );
+        spec["tls"]["identities"] = json!(["DNS:web.shop.svc", "DNS:api.shop.svc"]);
+        assert_eq!(pod_template(spec), template, "the list changes no pod");
     }
 
     #[test]

@@ -2,11 +2,13 @@
 
 mod admin_authority;
 mod apply;
+mod cert_manager;
 mod certificate;
 mod certify;
 mod cluster;
 mod controller;
 mod desired;
+mod given;
 mod lease;
 mod material;
 mod metrics;

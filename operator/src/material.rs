@@ -13,7 +13,7 @@ const HANDLED_ANNOTATION: &str = "gannet.dev/rotated";
 const SINCE_ANNOTATION: &str = "gannet.dev/trusted-since";
 const LEAVES_AFTER_ANNOTATION: &str = "gannet.dev/leaves-after";
 
-const BUNDLE: &str = "ca.crt";
+pub const BUNDLE: &str = "ca.crt";
 const IDENTITIES: &str = "identities";
 
 /// What the Secret of a CA holds. The old CAs are those that are still trusted.
@@ -52,6 +52,14 @@ pub struct ClientMaterial {
 pub struct Content {
     pub data: BTreeMap<String, Vec<u8>>,
     pub annotations: BTreeMap<String, String>,
+}
+
+impl Content {
+    /// Whether a Secret has just this.
+    pub fn is(&self, data: &BTreeMap<String, ByteString>) -> bool {
+        self.data.len() == data.len()
+            && self.data.iter().all(|(name, bytes)| data.get(name).is_some_and(|found| found.0 == *bytes))
+    }
 }
 
 impl CaMaterial {
@@ -100,6 +108,10 @@ impl CaMaterial {
         keys.filter_map(|key| Authority::of(certificate, key)).next()
     }
 
+    fn has_keys(&self) -> bool {
+        self.key.is_some() || self.old_key.is_some()
+    }
+
     /// As decisions need it.
     pub fn trust(&self) -> Trust {
         let ca = |certificate: &Certificate| Ca {
@@ -123,9 +135,10 @@ impl CaMaterial {
         Leaf {
             serial: certificate.serial.clone(),
             issuer: issuer.map(|ca| ca.key.clone()),
-            made_at: certificate.made_at(),
+            // Others do not issue for the past.
+            made_at: if self.has_keys() { certificate.made_at() } else { certificate.not_before },
             not_after: certificate.not_after,
-            names_fit: certificate.names == names,
+            names_fit: certificate.is_for(names),
         }
     }
 }
@@ -187,13 +200,13 @@ fn text(secret: &Secret, name: &str) -> Option<String> {
 }
 
 /// Those that can be read.
-fn certificates(secret: &Secret, name: &str) -> Vec<Certificate> {
+pub fn certificates(secret: &Secret, name: &str) -> Vec<Certificate> {
     let Some(text) = text(secret, name) else { return Vec::new() };
     Certificate::read_pem(text.as_bytes(), name).unwrap_or_default()
 }
 
 /// `None` where either cannot be read, or one is not the other's.
-fn pair(secret: &Secret, certificate: &str, key: &str) -> Option<Pair> {
+pub fn pair(secret: &Secret, certificate: &str, key: &str) -> Option<Pair> {
     let certificate = certificates(secret, certificate).into_iter().next()?;
     let key = text(secret, key)?;
     Authority::of(&certificate, &key)?;

@@ -2,18 +2,23 @@
 
 use std::collections::BTreeMap;
 
+use futures::{StreamExt, TryStreamExt, stream};
 use gannet_crds::CacheCluster;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use kube::api::ListParams;
+use kube::api::{DynamicObject, ListParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
+use crate::cert_manager::{self, Offer, Seen};
+use crate::certify;
 use crate::desired::labels;
+use crate::desired::pod::TLS_VOLUME;
+use crate::material::CaMaterial;
 use crate::revision::{REVISION_ANNOTATION, Revision, RevisionError};
-use crate::tls::{Names, Tls};
+use crate::tls::{Names, Source, Tls};
 
 mod ask;
 
@@ -48,6 +53,9 @@ pub struct Secrets {
     /// By name.
     pub clients: BTreeMap<String, Found>,
     pub monitoring: Option<(String, Found)>,
+    /// The Secret of somebody else that the nodes are to serve.
+    pub given: Option<Secret>,
+    pub issued: Seen,
 }
 
 /// A Secret whose name is the user's choice: somebody else's is no reason to stop everything.
@@ -103,9 +111,15 @@ pub const TOUCHED_ANNOTATION: &str = "gannet.dev/refreshed-at";
 /// Which of the cluster's Secrets a pod mounts: it speaks TLS on the ports that these are for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mounts {
+    /// What was issued for it.
     pub node_tls: bool,
+    /// What somebody else's Secret holds.
+    pub given_tls: bool,
     pub admin_tls: bool,
 }
+
+/// Secrets of cert-manager that are read at once.
+const READS_AT_ONCE: usize = 16;
 
 /// A read that failed.
 #[derive(Debug, thiserror::Error)]
@@ -160,7 +174,7 @@ pub async fn observe(
     let members = pods.iter().filter(|pod| set_uid.is_none() || controller_uid(*pod) == set_uid.as_deref());
     observed.pods = members.filter_map(|pod| NodePod::of(&reader.name, pod)).collect();
     if let Some(tls) = tls {
-        observed.secrets = reader.secrets(tls, observed.has_tls(tls), &mut foreign).await?;
+        observed.secrets = reader.secrets(tls, &observed, &mut foreign).await?;
     }
     observed.pods = asker.ask(std::mem::take(&mut observed.pods), &observed.secrets, &reader.names()).await;
     observed.foreign = foreign;
@@ -210,20 +224,54 @@ impl Reader<'_> {
         Names { cluster: self.name.clone(), namespace, domain: String::new() }
     }
 
-    async fn secrets(&self, tls: &Tls, has_tls: bool, foreign: &mut Vec<String>) -> Result<Secrets, ObserveError> {
+    async fn secrets(
+        &self,
+        tls: &Tls,
+        observed: &Observed,
+        foreign: &mut Vec<String>,
+    ) -> Result<Secrets, ObserveError> {
         let mut secrets =
             Secrets { admin: self.ours(self.named(&tls.names.admin_tls()).await?, foreign), ..Secrets::default() };
         if let Some(name) = &tls.monitoring {
             secrets.monitoring = Some((name.clone(), self.found(name).await?));
         }
-        if has_tls {
+        if let Source::Secret(name) = &tls.source {
+            secrets.given = self.named(name).await?;
+        }
+        if observed.has_issued_tls(tls) {
             secrets.ca = self.ours(self.named(&tls.names.ca()).await?, foreign);
+            // Also where it issued until now: what it was asked for is then taken back.
+            let was_others = secrets.ca.as_ref().and_then(CaMaterial::read).is_some_and(|ca| ca.key.is_none());
+            if was_others || matches!(tls.source, Source::CertManager { .. }) {
+                secrets.issued = self.issued(tls, &certify::members(tls, observed)).await?;
+            }
             secrets.nodes = self.ours(self.named(&tls.names.node_tls()).await?, foreign);
             for client in &tls.clients {
                 secrets.clients.insert(client.secret_name.clone(), self.found(&client.secret_name).await?);
             }
         }
         Ok(secrets)
+    }
+
+    /// What cert-manager has, for everybody who is to have something of it.
+    async fn issued(&self, tls: &Tls, members: &[String]) -> Result<Seen, ObserveError> {
+        let namespace = self.resource.namespace().unwrap_or_default();
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &namespace, &cert_manager::kind());
+        let selected = ListParams::default().labels(&labels::selector_text(&self.name));
+        let certificates = match api.list(&selected).await {
+            Ok(list) => Some(list.items.into_iter().filter(|object| self.is_ours(object)).collect()),
+            // No such kind: it is not installed, or not yet.
+            Err(kube::Error::Api(status)) if status.code == 404 => None,
+            Err(source) => {
+                return Err(ObserveError::Read { what: format!("the Certificates of {}", self.name), source });
+            }
+        };
+        let reads = cert_manager::holders(tls, members).into_iter().map(|holder| async move {
+            let secret = self.named::<Secret>(&holder.name).await?;
+            Ok::<_, ObserveError>(secret.as_ref().and_then(Offer::read).map(|offer| (holder.name, offer)))
+        });
+        let read: Vec<_> = stream::iter(reads).buffer_unordered(READS_AT_ONCE).try_collect().await?;
+        Ok(Seen { certificates, offers: read.into_iter().flatten().collect() })
     }
 
     async fn found(&self, name: &str) -> Result<Found, ObserveError> {
@@ -239,7 +287,7 @@ impl Reader<'_> {
     /// Keeps what is controlled by the resource and notes what is not.
     fn ours<K: Resource<DynamicType = ()>>(&self, found: Option<K>, foreign: &mut Vec<String>) -> Option<K> {
         let found = found?;
-        if controller_uid(&found) == self.resource.uid().as_deref() {
+        if self.is_ours(&found) {
             return Some(found);
         }
         foreign.push(format!("{} {}", K::kind(&()), found.name_any()));
@@ -247,7 +295,11 @@ impl Reader<'_> {
     }
 
     fn owned<K: Resource<DynamicType = ()>>(&self, found: Vec<K>) -> Vec<K> {
-        found.into_iter().filter(|object| controller_uid(object) == self.resource.uid().as_deref()).collect()
+        found.into_iter().filter(|object| self.is_ours(object)).collect()
+    }
+
+    fn is_ours<K: Resource>(&self, object: &K) -> bool {
+        controller_uid(object) == self.resource.uid().as_deref()
     }
 }
 
@@ -319,6 +371,11 @@ impl Mounts {
         let names = Names { cluster: cluster.to_owned(), ..Names::default() };
         Mounts {
             node_tls: secrets.contains(&names.node_tls().as_str()),
+            given_tls: pod
+                .spec
+                .iter()
+                .flat_map(|spec| spec.volumes.iter().flatten())
+                .any(|volume| volume.name == TLS_VOLUME && volume.projected.is_some()),
             admin_tls: secrets.contains(&names.admin_tls().as_str()),
         }
     }

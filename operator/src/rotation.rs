@@ -37,6 +37,8 @@ pub struct Lives {
     pub leaf: i64,
     pub leaf_renew_before: i64,
     pub ca_renew_before: i64,
+    /// Somebody else makes the CAs, when they think it right.
+    pub ca_by_others: bool,
     /// A client that is in use connects anew within this time.
     pub connection: i64,
     /// Nodes close no connection for its age: it ends when its client likes.
@@ -275,7 +277,8 @@ impl<'a> Round<'a> {
                     return Some(Write::NewCa { handled: Some(request.clone()), forget: Vec::new() });
                 }
                 let due = current.not_after - self.facts.lives.ca_renew_before <= now;
-                due.then(|| Write::NewCa { handled: handled.clone(), forget: Vec::new() })
+                (due && !self.facts.lives.ca_by_others)
+                    .then(|| Write::NewCa { handled: handled.clone(), forget: Vec::new() })
             }
             Phase::Retiring if self.on_old_ca().is_empty() => Some(Write::DropOld),
             _ => None,
@@ -555,7 +558,8 @@ fn when(seconds: i64) -> String {
     if seconds < 0 { format!("since {} ago", span(seconds)) } else { format!("in {}", span(seconds)) }
 }
 
-fn list(names: &[&str]) -> String {
+/// Names in a message: a few, and the number of the rest.
+pub fn list(names: &[&str]) -> String {
     let more = names.len().saturating_sub(NAMED);
     let named = names[..names.len() - more].join(", ");
     if more == 0 { named } else { format!("{named} and {more} more") }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gannet_crds::{CacheCluster, TlsClient, TlsMode, TlsSpec};
+use gannet_crds::{CacheCluster, CertManagerKind, IssuerSpec, IssuerType, TlsClient, TlsMode, TlsSpec};
 use kube::ResourceExt;
 
 use crate::certificate::{Subject, Usage};
@@ -25,15 +25,47 @@ const CONNECTION_SPREAD: u32 = 10;
 #[derive(Clone, Debug)]
 pub struct Tls {
     pub mode: TlsMode,
+    pub source: Source,
     pub names: Names,
     pub life: Duration,
     pub ca_life: Duration,
     pub lives: Lives,
     pub clients: Vec<TlsClient>,
+    /// Who is let in beside them.
+    pub identities: Vec<String>,
     pub monitoring: Option<String>,
     /// `leaf@…` or `ca@…`.
     pub request: Option<String>,
     pub replicas: i32,
+}
+
+/// Where certificates come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From a CA that the operator has the key of.
+    Operator,
+    /// From cert-manager's issuer of this kind and name.
+    CertManager { kind: &'static str, name: String },
+    /// From a Secret of this name that somebody else writes.
+    Secret(String),
+}
+
+impl Source {
+    fn parse(issuer: IssuerSpec) -> Result<Source, InvalidSpec> {
+        let IssuerSpec { kind_of_issuer, kind, name } = issuer;
+        let named = name.ok_or_else(|| InvalidSpec::new("tls.issuer.name", "is missing"));
+        Ok(match kind_of_issuer {
+            IssuerType::Operator => Source::Operator,
+            IssuerType::CertManager => Source::CertManager {
+                kind: match kind.unwrap_or_default() {
+                    CertManagerKind::Issuer => "Issuer",
+                    CertManagerKind::ClusterIssuer => "ClusterIssuer",
+                },
+                name: named?,
+            },
+            IssuerType::Secret => Source::Secret(named?),
+        })
+    }
 }
 
 /// How the objects and the certificates of a cluster are called.
@@ -51,7 +83,9 @@ impl Tls {
     /// # Errors
     /// [`InvalidSpec`] names the first field that makes no sense.
     pub fn parse(resource: &CacheCluster, domain: &str) -> Result<Tls, InvalidSpec> {
-        let TlsSpec { mode, duration: life, renew_before, max_connection_age, ca, clients } = resource.spec.tls.clone();
+        let TlsSpec { mode, issuer, duration: life, renew_before, max_connection_age, ca, clients, identities } =
+            resource.spec.tls.clone();
+        let source = Source::parse(issuer)?;
         let names = Names {
             cluster: resource.name_any(),
             namespace: resource.namespace().unwrap_or_default(),
@@ -76,19 +110,29 @@ impl Tls {
         {
             return Err(InvalidSpec::new("monitoring.clientSecretName", format!("{secret} is the Secret of a client")));
         }
+        if let Source::Secret(secret) = &source
+            && reserved.contains(secret)
+        {
+            return Err(InvalidSpec::new("tls.issuer.name", format!("{secret} is a Secret of the operator's own")));
+        }
+        let by_others = source != Source::Operator;
         let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 4);
         Ok(Tls {
             mode,
+            source,
             life,
             ca_life,
             lives: Lives {
                 leaf: seconds(life),
                 leaf_renew_before: seconds(renew_before),
-                ca_renew_before: seconds(ca_renew_before),
+                // Leaves must be renewed twice before a CA of others ends.
+                ca_renew_before: if by_others { 2 * seconds(life) } else { seconds(ca_renew_before) },
+                ca_by_others: by_others,
                 connection: seconds(connection + CONNECTION_MARGIN),
                 for_ever: age.is_zero(),
             },
             clients,
+            identities,
             monitoring,
             request: resource.annotations().get(gannet_crds::ROTATE_ANNOTATION).cloned(),
             replicas: resource.spec.replicas,
@@ -116,6 +160,27 @@ impl Names {
     /// The Secret with the nodes' pairs for the admin port.
     pub fn admin_tls(&self) -> String {
         format!("{}-admin-tls", self.cluster)
+    }
+
+    /// The ConfigMap with those who are let in, where somebody else's Secret has the rest.
+    pub fn identities(&self) -> String {
+        format!("{}-identities", self.cluster)
+    }
+
+    /// cert-manager's Certificate for a pod, and its Secret.
+    pub fn issued_node(&self, pod: &str) -> String {
+        let ordinal = pod.strip_prefix(&self.cluster).unwrap_or(pod);
+        format!("{}-node{ordinal}-issued", self.cluster)
+    }
+
+    /// The same for a client.
+    pub fn issued_client(&self, client: &str) -> String {
+        format!("{}-client-{client}-issued", self.cluster)
+    }
+
+    /// The same for the operator's own looks at the data ports.
+    pub fn issued_operator(&self) -> String {
+        format!("{}-operator-issued", self.cluster)
     }
 
     /// The shortest DNS name of a pod that is the same in every namespace.

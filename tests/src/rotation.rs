@@ -41,7 +41,7 @@ pub async fn phase(s: &Scenario) -> Outcome<(String, String)> {
     Ok((status.phase, status.ca_serial))
 }
 
-/// Waits until another CA than this one is the only one.
+/// Waits until another CA than this one is the only one, in the Secrets and in every node.
 ///
 /// # Returns
 /// Its serial.
@@ -52,7 +52,7 @@ pub async fn rotated(s: &Scenario, from: &str) -> Outcome<String> {
     until("the CA to be replaced", 2 * SERVING, || async {
         let status = s.clusters().get("demo").await?.status.unwrap_or_default().tls.unwrap_or_default();
         let waits = status.waits_for.join("; ");
-        ensure!(status.phase == "Current", "{}, waiting for {waits}", status.phase);
+        ensure!(status.phase == "Current" && waits.is_empty(), "{}, waiting for {waits}", status.phase);
         ensure!(status.ca_serial != from && status.trusted_cas == 1, "{} CAs are trusted", status.trusted_cas);
         Ok(status.ca_serial)
     })

@@ -56,6 +56,21 @@ fn what_makes_no_sense_is_refused_by_name() -> Outcome {
             (json!({"image": ""}), "spec.image"),
             (json!({"disruption": {"maxUnavailable": 0}}), "spec.disruption.maxUnavailable"),
             (json!({"rollout": {"template": "Sometimes"}}), "spec.rollout.template"),
+            (json!({"monitoring": {"clientSecretName": "a/b"}}), "spec.monitoring.clientSecretName"),
+            (json!({"rollout": {"progressDeadline": "soon"}}), "spec.rollout.progressDeadline"),
+            (
+                json!({"podTemplate": {"terminationGracePeriodSeconds": 5}}),
+                "spec.podTemplate.terminationGracePeriodSeconds",
+            ),
+        ];
+        are_refused(s, &cases).await
+    })
+}
+
+#[test]
+fn what_makes_no_sense_about_certificates_is_refused_by_name() -> Outcome {
+    in_namespace("refuse-tls", async |s| {
+        let cases = [
             (json!({"tls": {"mode": "Mutual"}}), "spec.tls.mode"),
             (json!({"tls": {"duration": "30s"}}), "spec.tls.duration is too short"),
             (json!({"tls": {"renewBefore": "24h"}}), "spec.tls.renewBefore: a certificate is renewed before it ends"),
@@ -70,20 +85,41 @@ fn what_makes_no_sense_is_refused_by_name() -> Outcome {
                 "spec.tls.clients",
             ),
             (json!({"tls": {"clients": [{"name": "A", "secretName": "x"}]}}), "spec.tls.clients[0].name"),
-            (json!({"monitoring": {"clientSecretName": "a/b"}}), "spec.monitoring.clientSecretName"),
-            (json!({"rollout": {"progressDeadline": "soon"}}), "spec.rollout.progressDeadline"),
+            (json!({"tls": {"issuer": {"type": "Vault"}}}), "spec.tls.issuer.type"),
+            (json!({"tls": {"issuer": {"type": "Secret"}}}), "spec.tls.issuer.name names"),
+            (json!({"tls": {"issuer": {"name": "ours"}}}), "spec.tls.issuer.name names"),
             (
-                json!({"podTemplate": {"terminationGracePeriodSeconds": 5}}),
-                "spec.podTemplate.terminationGracePeriodSeconds",
+                json!({"tls": {"issuer": {"type": "Secret", "name": "ours", "kind": "Issuer"}}}),
+                "spec.tls.issuer.kind is of",
+            ),
+            (
+                json!({"tls": {
+                    "issuer": {"type": "Secret", "name": "ours"},
+                    "clients": [{"name": "a", "secretName": "x"}],
+                }}),
+                "spec.tls.clients: nothing is issued",
+            ),
+            (json!({"tls": {"identities": ["DNS:web.shop.svc"]}}), "spec.tls.identities: only where"),
+            (
+                json!({"tls": {"issuer": {"type": "Secret", "name": "ours"}, "identities": ["web"]}}),
+                "spec.tls.identities",
+            ),
+            (
+                json!({"tls": {"issuer": {"type": "CertManager", "name": "ours"}, "duration": "30m", "renewBefore": "10m"}}),
+                "spec.tls.duration is too short: cert-manager issues",
             ),
         ];
-        for (spec, expected) in cases {
-            let refusal = try_to_create(s, "demo", spec.clone()).await.err().map(|failure| failure.to_string());
-            let words = refusal.ok_or_else(|| Failure::new(format!("{spec} is accepted")))?;
-            assert!(words.contains(expected), "{spec} is refused without saying \"{expected}\": {words}");
-        }
-        Ok(())
+        are_refused(s, &cases).await
     })
+}
+
+async fn are_refused(s: &Scenario, cases: &[(Value, &str)]) -> Outcome {
+    for (spec, expected) in cases {
+        let refusal = try_to_create(s, "demo", spec.clone()).await.err().map(|failure| failure.to_string());
+        let words = refusal.ok_or_else(|| Failure::new(format!("{spec} is accepted")))?;
+        assert!(words.contains(expected), "{spec} is refused without saying \"{expected}\": {words}");
+    }
+    Ok(())
 }
 
 #[test]
@@ -113,6 +149,12 @@ fn what_makes_sense_is_accepted() -> Outcome {
             json!({"rollout": {"template": "Latest", "progressDeadline": "90s"}}),
             json!({"tls": {"mode": "Strict", "ca": {"renewBefore": "50h"}}}),
             json!({"tls": {"mode": "Permissive", "duration": "3m", "renewBefore": "2m", "maxConnectionAge": "0s"}}),
+            json!({"tls": {"mode": "Strict", "issuer": {"type": "CertManager", "kind": "ClusterIssuer", "name": "ours"}}}),
+            json!({"tls": {
+                "mode": "Strict",
+                "issuer": {"type": "Secret", "name": "ours"},
+                "identities": ["DNS:web.shop.svc", "URI:spiffe://shop/web"],
+            }}),
             json!({"podTemplate": {"labels": {"a": "b"}, "tolerations": [{"operator": "Exists"}]}}),
         ];
         for spec in cases {

@@ -49,7 +49,7 @@ pub enum TlsMode {
 pub struct AdminTls {
     /// As [`Tls::directory`], of another CA.
     pub directory: PathBuf,
-    /// As [`Tls::name`]. Default: the one given there.
+    /// As [`Tls::name`], whatever is given there: the two ports may have their certificates from different hands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }

@@ -66,6 +66,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, create, update]
+# Where cert-manager issues: what it is asked for, and to be asked again.
+- apiGroups: [cert-manager.io]
+  resources: [certificates]
+  verbs: [get, list, create, patch, delete]
+- apiGroups: [cert-manager.io]
+  resources: [certificates/status]
+  verbs: [patch]
 # Pods are made by the StatefulSet's controller; the operator deletes those that are stuck on a bad revision, and touches an
 # annotation of those whose mounted certificates are behind.
 - apiGroups: [""]

@@ -16,22 +16,22 @@ use crate::rotation::Phase;
 use crate::tls::Tls;
 
 /// A cluster's Secrets as they come about, without an API server and without pods.
-struct Scene {
-    resource: CacheCluster,
-    observed: Observed,
-    admin: Authority,
-    now: i64,
+pub(super) struct Scene {
+    pub resource: CacheCluster,
+    pub observed: Observed,
+    pub admin: Authority,
+    pub now: i64,
 }
 
 impl Scene {
-    fn new(spec: Value) -> Scene {
+    pub fn new(spec: Value) -> Scene {
         let admin = Authority::make("admin", Duration::from_secs(1 << 28), NOW).unwrap();
         let mut scene = Scene { resource: resource(spec), observed: Observed::default(), admin, now: NOW };
         scene.find_clients();
         scene
     }
 
-    fn tls(&self) -> Tls {
+    pub fn tls(&self) -> Tls {
         Tls::parse(&self.resource, "cluster.local").unwrap()
     }
 
@@ -44,12 +44,12 @@ impl Scene {
         }
     }
 
-    fn certify(&self) -> Certification {
+    pub fn certify(&self) -> Certification {
         let owner = self.resource.controller_owner_ref(&()).unwrap();
         certify(&self.tls(), &self.observed, &self.admin, &owner, self.now).unwrap()
     }
 
-    fn write(&mut self, SecretWrite { secret, .. }: SecretWrite) {
+    pub fn write(&mut self, SecretWrite { secret, .. }: SecretWrite) {
         let (name, names, secrets) = (secret.name_any(), self.tls().names, &mut self.observed.secrets);
         if name == names.ca() {
             secrets.ca = Some(secret);
@@ -65,7 +65,7 @@ impl Scene {
     }
 
     /// Until there is nothing to write.
-    fn settle(&mut self) -> Certification {
+    pub fn settle(&mut self) -> Certification {
         for _ in 0..20 {
             let certification = self.certify();
             if certification.writes.is_empty() {
@@ -85,15 +85,15 @@ impl Scene {
         self.settle()
     }
 
-    fn ca(&self) -> CaMaterial {
+    pub fn ca(&self) -> CaMaterial {
         CaMaterial::read(self.observed.secrets.ca.as_ref().unwrap()).unwrap()
     }
 
-    fn nodes(&self) -> NodesMaterial {
+    pub fn nodes(&self) -> NodesMaterial {
         NodesMaterial::read(self.observed.secrets.nodes.as_ref().unwrap())
     }
 
-    fn client(&self, secret: &str) -> ClientMaterial {
+    pub fn client(&self, secret: &str) -> ClientMaterial {
         let Some(Found::Ours(secret)) = self.observed.secrets.clients.get(secret) else { panic!("no {secret}") };
         ClientMaterial::read(secret).unwrap()
     }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use gannet_crds::PodTemplate;
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, PodSecurityContext, PodSpec,
-    PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
-    TopologySpreadConstraint, Volume, VolumeMount,
+    Capabilities, ConfigMapProjection, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, KeyToPath,
+    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ProjectedVolumeSource, ResourceRequirements, SeccompProfile,
+    SecretProjection, SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+    VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -14,6 +15,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{config_map, labels};
 use crate::cluster::{ADMIN_TLS_FOLDER, Cluster, TLS_FOLDER};
+use crate::given::STEM;
+use crate::material::BUNDLE;
 use crate::revision::config_map_name;
 use crate::tls::Names;
 
@@ -23,7 +26,7 @@ pub const CONTAINER: &str = "cache-node";
 const CONFIG_FOLDER: &str = "/etc/gannet";
 /// Nobody's in particular: the images have no user database.
 const USER: i64 = 65532;
-const TLS_VOLUME: &str = "tls";
+pub const TLS_VOLUME: &str = "tls";
 const ADMIN_TLS_VOLUME: &str = "admin-tls";
 /// Nobody else in the pod reads the keys.
 const KEY_MODE: i32 = 0o440;
@@ -103,10 +106,33 @@ fn volumes(cluster: &Cluster, configuration: &str) -> Vec<Volume> {
         ..Volume::default()
     };
     let mut volumes = vec![config, secret(ADMIN_TLS_VOLUME, names.admin_tls())];
-    if cluster.shape.config.tls.is_some() {
-        volumes.push(secret(TLS_VOLUME, names.node_tls()));
+    match &cluster.inputs.tls.secret {
+        _ if cluster.shape.config.tls.is_none() => {}
+        Some(given) => volumes.push(given_volume(given, names.identities())),
+        None => volumes.push(secret(TLS_VOLUME, names.node_tls())),
     }
     volumes
+}
+
+/// Somebody else's Secret, and beside it who is let in, as one folder that is swapped as a whole.
+fn given_volume(secret: &str, identities: String) -> Volume {
+    let item = |file: String| KeyToPath { path: file.clone(), key: file, ..KeyToPath::default() };
+    let files = [BUNDLE.to_owned(), format!("{STEM}.crt"), format!("{STEM}.key")];
+    let secret = SecretProjection {
+        name: secret.to_owned(),
+        items: Some(files.map(item).to_vec()),
+        ..SecretProjection::default()
+    };
+    let identities = ConfigMapProjection { name: identities, ..ConfigMapProjection::default() };
+    let sources = vec![
+        VolumeProjection { secret: Some(secret), ..VolumeProjection::default() },
+        VolumeProjection { config_map: Some(identities), ..VolumeProjection::default() },
+    ];
+    Volume {
+        name: TLS_VOLUME.to_owned(),
+        projected: Some(ProjectedVolumeSource { sources: Some(sources), default_mode: Some(KEY_MODE) }),
+        ..Volume::default()
+    }
 }
 
 fn volume_mounts(cluster: &Cluster) -> Vec<VolumeMount> {

@@ -8,6 +8,7 @@ use futures::{StreamExt, stream};
 use jiff::Timestamp;
 
 use super::{NodePod, Secrets};
+use crate::cert_manager::Offer;
 use crate::certificate::{Authority, Certificate, Pair};
 use crate::material::CaMaterial;
 use crate::node_client::{self, Speaker};
@@ -47,14 +48,17 @@ struct DataSpeakers {
 impl Asker<'_> {
     /// Asks each pod that has an address for its report, and for its certificate.
     pub(super) async fn ask(&self, pods: Vec<NodePod>, secrets: &Secrets, names: &Names) -> Vec<NodePod> {
-        let speakers = &self.data_speakers(secrets);
+        let speakers = &self.data_speakers(secrets, names);
         let asked = pods.into_iter().map(|mut pod| async move {
             let Some(address) = pod.address.clone().filter(|_| !pod.terminating) else { return pod };
             let host = names.pod_host(&pod.name);
             let by_tls = pod.mounts.admin_tls.then_some((self.admin, host.as_str()));
             let report = node_client::status(&address, by_tls).await.map_err(|error| error.to_string());
             let tls = report.as_ref().ok().and_then(|report| report.tls.as_ref());
-            if let Some(speaker) = tls.and_then(|tls| speakers.for_port(&tls.cas)) {
+            if pod.mounts.given_tls {
+                // Nobody has given the operator a certificate: what the node says has to do.
+                pod.served = tls.map(|tls| Ok(tls.certificate.serial.clone()));
+            } else if let Some(speaker) = tls.and_then(|tls| speakers.for_port(&tls.cas)) {
                 let served = node_client::served(&address, speaker, &host).await;
                 pod.served = Some(served.map_err(|error| error.to_string()));
             }
@@ -67,7 +71,7 @@ impl Asker<'_> {
     }
 
     /// Where a certificate cannot be made, the pods are asked without one, and say so.
-    fn data_speakers(&self, secrets: &Secrets) -> DataSpeakers {
+    fn data_speakers(&self, secrets: &Secrets, names: &Names) -> DataSpeakers {
         let mut speakers = DataSpeakers::default();
         let Some(ca) = secrets.ca.as_ref().and_then(CaMaterial::read) else { return speakers };
         let trusted: Vec<&Certificate> = ca.trusted().collect();
@@ -76,6 +80,10 @@ impl Asker<'_> {
             let pair = self.looks.pair(&authority, self.now.as_second());
             let speaker = pair.and_then(|pair| Speaker::new(trusted.iter().copied(), Some(&pair)).ok());
             speakers.identified.extend(speaker.map(|speaker| (authority.certificate.serial.clone(), speaker)));
+        }
+        if let Some(Offer { pair, ca }) = secrets.issued.offers.get(&names.issued_operator()) {
+            let speaker = Speaker::new(trusted.iter().copied(), Some(pair)).ok();
+            speakers.identified.extend(speaker.map(|speaker| (ca.serial.clone(), speaker)));
         }
         speakers
     }

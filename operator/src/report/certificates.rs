@@ -8,9 +8,10 @@ use kube::runtime::events::{Event, EventType};
 use super::{Finding, count, event};
 use crate::certify::Certification;
 use crate::cluster::InvalidSpec;
+use crate::given::Given;
 use crate::material::{CaMaterial, ClientMaterial, NodesMaterial};
 use crate::observe::{Found, NodePod, Observed};
-use crate::rotation::{Phase, Plan};
+use crate::rotation::{Phase, Plan, list};
 use crate::tls::Names;
 
 /// The condition `TLSReady`.
@@ -25,6 +26,16 @@ pub(super) fn finding(observed: &Observed, certified: &Result<Certification, Inv
         let remedy = "take another name in the spec, or delete it; all other certificates are kept";
         return find(false, "NameConflict", format!("Secret {names} exists and belongs to something else: {remedy}"));
     }
+    if let Some((reason, message)) = &certification.trouble {
+        let waits = certification.plan.as_ref().map(waits).unwrap_or_default();
+        return find(false, reason, format!("{message}{waits}"));
+    }
+    let served = observed.pods.iter().filter(|pod| matches!(pod.served, Some(Ok(_)))).count();
+    let has_tls = |pod: &&NodePod| (pod.mounts.node_tls || pod.mounts.given_tls) && !pod.terminating;
+    let asked = observed.pods.iter().filter(has_tls).count();
+    if let Some(given) = &certification.given {
+        return given_finding(given, served, asked);
+    }
     let Some(plan) = &certification.plan else {
         return find(false, "Disabled", "spec.tls.mode is Disabled: clients speak in the clear".to_owned());
     };
@@ -32,8 +43,6 @@ pub(super) fn finding(observed: &Observed, certified: &Result<Certification, Inv
     if let Some(risk) = &plan.at_risk {
         return find(false, "RotationAtRisk", format!("{risk}, and it is not replaced yet{waits}"));
     }
-    let served = observed.pods.iter().filter(|pod| matches!(pod.served, Some(Ok(_)))).count();
-    let asked = observed.pods.iter().filter(|pod| pod.mounts.node_tls && !pod.terminating).count();
     if plan.phase != Phase::Current {
         find(served > 0, plan.phase.name(), format!("the CA is being replaced{waits}"))
     } else if served == 0 || served < asked {
@@ -47,6 +56,46 @@ pub(super) fn finding(observed: &Observed, certified: &Result<Certification, Inv
     }
 }
 
+/// Of a certificate that somebody else writes.
+fn given_finding(given: &Given, served: usize, asked: usize) -> Finding {
+    let find = |holds, reason, message: String| Finding { kind: condition::TLS_READY, holds, reason, message };
+    let Given { secret, content, stale, is_late } = given;
+    match content {
+        Err(reason) => {
+            let kept = "nodes that serve keep what they had; new ones wait";
+            find(false, "SecretInvalid", format!("Secret {secret}: {reason}; {kept}"))
+        }
+        Ok(content) if *is_late => {
+            let until = time(content.leaf.not_after);
+            find(false, "RotationAtRisk", format!("the certificate in Secret {secret} ends {until}: replace it there"))
+        }
+        Ok(_) if served == 0 || served < asked => {
+            find(false, "NotServed", format!("{served} of {asked} nodes serve a certificate"))
+        }
+        Ok(_) if !stale.is_empty() => {
+            find(true, "Renewing", format!("what is in Secret {secret} is on its way to {} nodes", stale.len()))
+        }
+        Ok(_) => find(true, "Current", format!("every node serves what is in Secret {secret}")),
+    }
+}
+
+fn given_status(given: &Given) -> Option<TlsStatus> {
+    let content = given.content.as_ref().ok()?;
+    let newest = content.bundle.iter().max_by_key(|ca| ca.not_before);
+    let stale: Vec<&str> = given.stale.iter().map(String::as_str).collect();
+    let waits =
+        (!stale.is_empty()).then(|| format!("what is in Secret {} to be served by {}", given.secret, list(&stale)));
+    Some(TlsStatus {
+        phase: Phase::Current.name().to_owned(),
+        waits_for: waits.into_iter().collect(),
+        ca_serial: newest.map(|ca| ca.serial.clone()).unwrap_or_default(),
+        ca_not_after: newest.map(|ca| time(ca.not_after)).unwrap_or_default(),
+        trusted_cas: count(content.bundle.len()),
+        first_not_after: time(content.leaf.not_after),
+        clients: Vec::new(),
+    })
+}
+
 fn waits(plan: &Plan) -> String {
     if plan.waits_for.is_empty() { String::new() } else { format!("; waiting for {}", plan.waits_for.join("; ")) }
 }
@@ -57,7 +106,11 @@ pub(super) fn status(
     observed: &Observed,
     certified: &Result<Certification, InvalidSpec>,
 ) -> Option<TlsStatus> {
-    let plan = certified.as_ref().ok()?.plan.as_ref()?;
+    let certification = certified.as_ref().ok()?;
+    if let Some(given) = &certification.given {
+        return given_status(given);
+    }
+    let plan = certification.plan.as_ref()?;
     let ca = observed.secrets.ca.as_ref().and_then(CaMaterial::read)?;
     let nodes = observed.secrets.nodes.as_ref().map(NodesMaterial::read).unwrap_or_default();
     let of_nodes = nodes.pairs.values().map(|pair| pair.certificate.not_after);
@@ -146,7 +199,7 @@ pub(super) fn events(
         Some((found.reason.clone(), found.message.clone()))
     };
     if let Some((reason, message)) = condition(after)
-        && matches!(reason.as_str(), "RotationAtRisk" | "NameConflict")
+        && matches!(reason.as_str(), "RotationAtRisk" | "NameConflict" | "SecretInvalid" | "CertManagerMissing")
         && condition(before).is_none_or(|(was, _)| was != reason)
     {
         events.push(event(EventType::Warning, &reason, "Rotate", message));

@@ -17,6 +17,7 @@ const LIVES: Lives = Lives {
     leaf: 100_000,
     leaf_renew_before: 30_000,
     ca_renew_before: 300_000,
+    ca_by_others: false,
     connection: CONNECTION,
     for_ever: false,
 };

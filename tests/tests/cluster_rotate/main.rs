@@ -3,6 +3,7 @@
 //! Scenarios as in `cluster_declare`.
 
 mod heal;
+mod issuers;
 mod rival;
 mod rotate;
 mod straggle;
