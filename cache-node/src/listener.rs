@@ -25,6 +25,9 @@ const MOST_ACCEPTS: usize = 256;
 /// Events taken from the kernel in one round.
 const EVENTS: usize = 256;
 const ACCEPT: Token = Token(0);
+/// How much the thread that shakes hands steps back where processors are short: a handshake takes as long as fifty requests, and
+/// those who are in come before those who want in. They still get a tenth of a processor that is fully busy.
+const HANDSHAKE_NICENESS: i32 = 10;
 /// The longest sleep, so that the heart beats.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 /// How long accepting pauses where the system has no more file descriptors.
@@ -90,6 +93,11 @@ impl Listener {
         let registered = self.poll.registry().register(&mut self.socket, ACCEPT, Interest::READABLE);
         registered.map_err(ListenerError::Register)?;
         let mut sleep = LONGEST_SLEEP;
+        if self.handshakes.is_some()
+            && let Err(error) = rustix::process::nice(HANDSHAKE_NICENESS)
+        {
+            warn!(%error, "the priority of handshakes could not be lowered; many of them at once may slow requests down");
+        }
         while self.metrics.phase() < Phase::Closing {
             match self.poll.poll(&mut events, Some(sleep)) {
                 Err(error) if error.kind() != ErrorKind::Interrupted => return Err(ListenerError::Poll(error)),

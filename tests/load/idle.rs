@@ -63,6 +63,8 @@ pub fn run(options: &Options) -> io::Result<()> {
     let pair = options.tls_cert.clone().zip(options.tls_key.clone());
     let files = options.tls_ca.clone().map(|ca| IdentityFiles { ca, pair, name: None });
     let tls = files.map(|files| files.load(&options.server)).transpose()?;
+    // memcached refuses those who come back with a ticket and a certificate.
+    let tls = tls.map(|identity| identity.without_tickets());
     let open_one = || opened(options, &addresses, tls.as_ref());
     let warm = (0..10).map(|_| open_one()).collect::<io::Result<Vec<_>>>()?;
     let before = Usage::of(options.measure)?;

@@ -1,12 +1,12 @@
 //! Clients within TLS: those that are let in, and those that are not.
 
-use std::env;
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, SystemTime};
+use std::{env, fs};
 
 use rustls::ClientConfig;
 use tests::ensure;
@@ -293,6 +293,32 @@ fn a_client_that_stalls_in_the_handshake_holds_up_nobody() -> Outcome {
     }
     node.wait_for_metric(&failed("timeout"), |count| count == 7.0)?;
     Ok(())
+}
+
+/// Where processors are short, requests of those who are in come before those who want in.
+#[test]
+fn handshakes_step_back() -> Outcome {
+    let site = Site::new()?;
+    for (node, steps_back) in [(site.node("", "")?, true), (Node::start("")?, false)] {
+        // Its thread does that once it runs, which is when somebody was let in.
+        if steps_back {
+            TlsClient::connect(node.address, &site.web()?)?;
+        }
+        let (listener, worker) = (niceness(&node, "listener")?, niceness(&node, "worker-0")?);
+        ensure!((listener > worker) == steps_back, "the listener's niceness is {listener}, the worker's {worker}");
+    }
+    Ok(())
+}
+
+fn niceness(node: &Node, thread: &str) -> Outcome<i32> {
+    for task in fs::read_dir(format!("/proc/{}/task", node.id()))? {
+        // Number, name in brackets, state, and so on; the niceness is the 17th behind the name.
+        let stat = fs::read_to_string(task?.path().join("stat"))?;
+        if let Some((_, fields)) = stat.split_once(&format!(" ({thread}) ")) {
+            return Ok(fields.split(' ').nth(16).unwrap_or_default().parse()?);
+        }
+    }
+    Err(Failure::new(format!("there is no thread {thread}")))
 }
 
 #[test]
