@@ -57,7 +57,7 @@ impl Conversation {
     pub fn new() -> Result<Conversation, ConversationError> {
         let settings = Settings { budget: MEMORY, max_item_size: LARGEST_VALUE, eviction: Eviction::Merge, seed: NOW };
         Ok(Conversation {
-            owner: Owner::new(Cache::new(settings, NOW)?),
+            owner: Owner::new(Cache::new(settings, NOW)?, None),
             pool: Pool::new(Budget::new(BUFFERS)),
             metrics: Metrics::new(config::Config::default(), String::new(), 1, Control::default()),
             batch: None,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use config::StorageThread as StorageThreadMode;
 use mio::Waker;
-use segcache::{Cache, Settings, SettingsError};
+use segcache::{Cache, Populator, Progress, Settings, SettingsError};
 use tracing::{info, warn};
 
 use crate::admin::{self, Ports};
@@ -27,6 +27,8 @@ use crate::worker::{Ways, Worker, WorkerError, poll};
 
 /// How long sessions have to come to the end of their requests before they are closed all the same.
 const CLOSING_LIMIT: Duration = Duration::from_secs(10);
+/// The longest sleep of the thread that makes memory ready.
+const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 
 /// Why a node does not start, or does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +91,8 @@ pub enum Event {
 pub struct Node {
     threads: Vec<JoinHandle<Result<(), NodeError>>>,
     wakers: Vec<Arc<Waker>>,
+    /// Makes memory ready ahead of the cache.
+    populator: Option<Thread>,
     events: Receiver<Event>,
     metrics: Arc<Metrics>,
     pinning: Pinning,
@@ -120,7 +124,8 @@ impl Node {
         let control = Control::new(log, sender.clone());
         let metrics = Metrics::new(config, configuration_hash, workers + usize::from(has_storage_thread), control);
         let pinning = Pinning::new(&metrics.config.pinning)?;
-        let mut node = Node { threads: Vec::new(), wakers: Vec::new(), events, metrics: Arc::clone(&metrics), pinning };
+        let (threads, wakers, shared) = (Vec::new(), Vec::new(), Arc::clone(&metrics));
+        let mut node = Node { threads, wakers, populator: None, events, metrics: shared, pinning };
         let at = |socket: &TcpListener| socket.local_addr().map_err(system("the address of a socket"));
         for (socket, what) in [(&ports.health, "/livez, /readyz"), (&ports.admin, "/metrics, /status, /drain")] {
             if let Some(socket) = socket {
@@ -132,13 +137,13 @@ impl Node {
             return Ok(node);
         }
         tls::watch(metrics.tls.clone(), metrics.admin_tls.clone()).map_err(system("the reload thread"))?;
-        let cache = Cache::new(settings(&metrics.config), metrics.clock.now().seconds())?;
+        let owner = node.make_cache(&sender)?;
         let polls: Vec<_> =
             (0..workers).map(|_| poll().map_err(system("a worker's poll"))).collect::<Result<_, _>>()?;
         let storages = if has_storage_thread {
-            node.start_storage(cache, polls.iter().map(|(_, waker)| Arc::clone(waker)), &sender)?
+            node.start_storage(owner, polls.iter().map(|(_, waker)| Arc::clone(waker)), &sender)?
         } else {
-            vec![Storage::Inline(Box::new(Owner::new(cache)))]
+            vec![Storage::Inline(Box::new(owner))]
         };
         let mut seats = Vec::new();
         let mut balances = node.balances(&polls).into_iter();
@@ -173,6 +178,26 @@ impl Node {
         metrics.enter(Phase::Serving);
         info!(at = %address, workers, memory = %metrics.config.memory, "serving clients");
         Ok(node)
+    }
+
+    /// Makes the cache, and starts the thread that makes memory ready ahead of it.
+    fn make_cache(&mut self, sender: &Sender<Event>) -> Result<Owner, NodeError> {
+        let mut cache = Cache::new(settings(&self.metrics.config), self.metrics.clock.now().seconds())?;
+        self.populator = cache.populator().map(|populator| self.start_populator(populator, sender)).transpose()?;
+        Ok(Owner::new(cache, self.populator.clone()))
+    }
+
+    /// The first touch of a page can take milliseconds, and no request is to wait for it.
+    fn start_populator(&mut self, populator: Populator, sender: &Sender<Event>) -> Result<Thread, NodeError> {
+        let metrics = Arc::clone(&self.metrics);
+        self.spawn("populate".to_owned(), None, sender, move || {
+            while metrics.phase() < Phase::Closing {
+                if populator.advance() != Progress::Advanced {
+                    thread::park_timeout(LONGEST_SLEEP);
+                }
+            }
+            Ok(())
+        })
     }
 
     /// How the workers balance their load, where there is more than one.
@@ -210,7 +235,7 @@ impl Node {
     /// Starts the storage thread; returns each worker's way to it.
     fn start_storage(
         &mut self,
-        cache: Cache,
+        owner: Owner,
         wakers: impl Iterator<Item = Arc<Waker>>,
         sender: &Sender<Event>,
     ) -> Result<Vec<Storage>, NodeError> {
@@ -218,7 +243,7 @@ impl Node {
         let bell = Arc::new(Bell::default());
         let counters = self.metrics.threads().last().map(Arc::clone).unwrap_or_default();
         let metrics = Arc::clone(&self.metrics);
-        let storage = StorageThread::new(Owner::new(cache), storage_ends, Arc::clone(&bell), counters, metrics);
+        let storage = StorageThread::new(owner, storage_ends, Arc::clone(&bell), counters, metrics);
         let processor = self.pinning.of_thread(usize::from(self.metrics.config.workers));
         let thread = self.spawn("storage".to_owned(), processor, sender, move || {
             storage.run();
@@ -282,6 +307,7 @@ impl Node {
     fn enter(&self, phase: Phase) {
         self.metrics.enter(phase);
         self.metrics.watch.wake();
+        self.populator.iter().for_each(Thread::unpark);
         for waker in &self.wakers {
             if let Err(error) = waker.wake() {
                 warn!(%error, "a thread could not be woken; it will notice within half a second");

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use memcache::{Announced, Protocol, Streams};
@@ -121,13 +121,16 @@ pub struct Owner {
     published: Instant,
     maintenance_left: bool,
     evictions_watched: bool,
+    /// Sleeps until memory is to be made ready.
+    populator: Option<Thread>,
 }
 
 impl Owner {
-    /// The owner of this `cache`.
+    /// The owner of this `cache`, with the thread that makes memory ready for it, where there is one.
     #[must_use]
-    pub fn new(cache: Cache) -> Owner {
-        Owner { cache, published: Instant::default(), maintenance_left: false, evictions_watched: false }
+    pub fn new(cache: Cache, populator: Option<Thread>) -> Owner {
+        let published = Instant::default();
+        Owner { cache, published, maintenance_left: false, evictions_watched: false, populator }
     }
 
     /// The cache itself.
@@ -156,6 +159,9 @@ impl Owner {
     fn advance(&mut self, now: Instant, metrics: &Metrics) {
         self.cache.advance(now.seconds());
         self.maintenance_left = self.cache.maintain();
+        if let Some(populator) = self.populator.as_ref().filter(|_| self.cache.wants_pages()) {
+            populator.unpark();
+        }
         self.tell_evictions(now, &metrics.watch);
         if now.since(self.published) >= PUBLISH_US {
             self.published = now;

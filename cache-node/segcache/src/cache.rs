@@ -8,6 +8,7 @@ use crate::ghost::Ghost;
 use crate::hash::{KeyHash, KeyHasher, Random};
 use crate::index::{Index, Slot};
 use crate::maintenance::Maintenance;
+use crate::populate::Populator;
 use crate::record::{Header, Layout};
 use crate::segment::{Location, Record, Segments, State};
 use crate::settings::Geometry;
@@ -38,6 +39,7 @@ pub struct Cache {
     pub(crate) totals: Totals,
     /// None while nobody watches.
     pub(crate) evictions: Option<Evictions>,
+    has_populator: bool,
 }
 
 /// What is counted as it happens.
@@ -97,7 +99,25 @@ impl Cache {
             ghost: Ghost::new(ghost_bytes),
             totals: Totals::default(),
             evictions: None,
+            has_populator: false,
         })
+    }
+
+    /// What makes the pages of this cache's memory ready ahead of their use, for a thread that does nothing else. The cache
+    /// is the same without it, but for the first write to a page, which then takes as long as the system needs to find
+    /// one.
+    ///
+    /// None where the memory is not of the system, and when one was given out before.
+    pub fn populator(&mut self) -> Option<Populator> {
+        let parts = [self.index.pages()?, self.segments.pages()?];
+        let is_first = !std::mem::replace(&mut self.has_populator, true);
+        is_first.then(|| Populator::new(parts))
+    }
+
+    /// Whether there is something to do for the [`Populator`].
+    #[must_use]
+    pub fn wants_pages(&self) -> bool {
+        self.has_populator && (self.segments.wants_pages() || self.index.wants_pages())
     }
 
     /// Sets the clock to `now` (unix seconds), and does a bounded amount of maintenance: expiry, merges, growth.
@@ -113,6 +133,8 @@ impl Cache {
                 self.flush_now();
             }
         }
+        self.segments.settle();
+        self.index.settle();
         self.work_for_batch();
     }
 

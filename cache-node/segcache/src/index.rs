@@ -15,6 +15,7 @@
 use std::io;
 
 use crate::hash::mix;
+use crate::populate::{Ahead, Part};
 use crate::segment::Location;
 use crate::volume::{HUGE_PAGE, Region};
 
@@ -31,6 +32,9 @@ const FIRST_GROUP_BITS: u32 = FIRST_GROUP.ilog2();
 /// The table grows when more than this share of its slots is in use, and shrinks below the other.
 const FULL: (u64, u64) = (91, 100);
 const EMPTY: (u64, u64) = (80, 100);
+/// A huge page is taken when the one before it still has one in so many of its buckets to give, so that there is time to
+/// make it ready.
+const READY_SHARE: usize = 4;
 /// Items that move, at most, to make way for another.
 const LONGEST_CHAIN: usize = 2;
 /// The smallest table.
@@ -116,8 +120,10 @@ pub(crate) struct Index {
     items: u64,
     /// It does not grow beyond this.
     most_buckets: u64,
-    /// It counts against the budget in steps of this many bytes.
+    /// It counts against the budget in steps of this many bytes, and takes the next step when so many are left of the last.
     chunk: usize,
+    margin: usize,
+    ahead: Ahead,
 }
 
 impl Index {
@@ -125,7 +131,7 @@ impl Index {
     /// is a multiple of one.
     pub(crate) fn new(most_bytes: usize, chunk: usize, segments: u32, segment_size: u32) -> io::Result<Index> {
         let is_huge = chunk.is_multiple_of(HUGE_PAGE);
-        Ok(Index {
+        let mut index = Index {
             region: if is_huge { Region::anonymous_huge(most_bytes) } else { Region::anonymous(most_bytes) }?,
             division: Division::new(segments, segment_size),
             level: FIRST_LEVEL,
@@ -134,7 +140,26 @@ impl Index {
             items: 0,
             most_buckets: (most_bytes / BUCKET) as u64,
             chunk,
-        })
+            margin: if is_huge { chunk / READY_SHARE } else { 0 },
+            ahead: Ahead::new(0),
+        };
+        index.ahead.want(index.bytes());
+        Ok(index)
+    }
+
+    /// What another thread needs to make memory ready.
+    pub(crate) fn pages(&self) -> Option<Part> {
+        self.ahead.part(&self.region)
+    }
+
+    /// Whether more memory is wanted ready than is.
+    pub(crate) fn wants_pages(&self) -> bool {
+        self.ahead.is_behind()
+    }
+
+    /// Gives back to the system what could not be given back before.
+    pub(crate) fn settle(&mut self) {
+        self.ahead.settle(&mut self.region);
     }
 
     /// What the offset of a record must be a multiple of.
@@ -157,7 +182,7 @@ impl Index {
     }
 
     fn chunks(&self, buckets: u64) -> usize {
-        (buckets as usize * BUCKET).next_multiple_of(self.chunk)
+        (buckets as usize * BUCKET + self.margin).next_multiple_of(self.chunk)
     }
 
     /// Whether it is time to grow by a step, and there are addresses left for it.
@@ -354,6 +379,11 @@ impl Index {
     pub(crate) fn grow(&mut self, prefetch: impl Fn(Location), hash_of: impl Fn(Location) -> u64) -> Vec<Location> {
         let group = self.grown;
         let size = self.group_size;
+        let bytes = self.bytes();
+        if self.bytes_grown() > bytes {
+            self.ahead.keep(bytes);
+            self.ahead.want(self.bytes_grown());
+        }
         self.grown += 1;
         let moved = self.refile(group, (0..size).rev(), prefetch, hash_of);
         if self.grown == 1 << self.level {
@@ -379,9 +409,10 @@ impl Index {
         }
         self.grown -= 1;
         let moved = self.refile(self.grown, 0..self.group_size + 1, prefetch, hash_of);
-        let end = self.buckets() as usize * BUCKET;
+        let end = self.buckets() as usize * BUCKET + self.margin;
         if end.is_multiple_of(self.chunk) {
-            self.region.release(end, self.chunk);
+            self.settle();
+            self.ahead.release(&mut self.region, end..end + self.chunk);
         }
         moved
     }

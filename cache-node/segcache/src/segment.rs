@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 
+use crate::populate::{Ahead, Part};
 use crate::record::{Header, Layout, Marks};
 use crate::volume::Region;
 
@@ -10,6 +11,11 @@ use crate::volume::Region;
 pub(crate) const NONE: u32 = u32::MAX;
 /// Left free at the start of each segment, so that no record is at offset 0 and a header has room.
 const SEGMENT_HEADER: u32 = 64;
+/// Memory is made ready so far ahead of the highest segment that was taken, in bytes: at a million small items a second, a
+/// quarter of a second.
+const READY_AHEAD: usize = 16 << 20;
+/// But no more than this share of all segments: a small cache that is hardly used stays small.
+const READY_SHARE: usize = 16;
 
 /// Where a record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,18 +113,27 @@ pub(crate) struct Segments {
     free: VecDeque<u32>,
     retired: Vec<u32>,
     created: u64,
+    ahead: Ahead,
+    /// Segments below this are wanted ready, and so many beyond the one that was taken.
+    wanted: u32,
+    distance: u32,
 }
 
 impl Segments {
     pub(crate) fn new(count: u32, size: u32, alignment: u32) -> io::Result<Segments> {
+        let bytes = count as usize * size as usize;
+        let distance = READY_AHEAD.min(bytes / READY_SHARE) as u32 / size;
         Ok(Segments {
-            region: Region::anonymous_huge(count as usize * size as usize)?,
+            region: Region::anonymous_huge(bytes)?,
             segments: vec![FREE; count as usize],
             size,
             alignment,
             free: (0..count).rev().collect(),
             retired: Vec::with_capacity(count as usize),
             created: 0,
+            ahead: Ahead::new(distance as usize * size as usize),
+            wanted: distance,
+            distance,
         })
     }
 
@@ -168,7 +183,34 @@ impl Segments {
         let id = self.free.pop_back()?;
         self.created += 1;
         self.segments[id as usize] = Segment { state: State::Open, created: self.created, ..FREE };
+        self.want_ahead(id);
         Some(id)
+    }
+
+    /// Wants memory ready ahead of a segment, but none that the index may have meanwhile.
+    fn want_ahead(&mut self, id: u32) {
+        // A segment that is larger than the distance comes with its writes.
+        let end = if self.distance == 0 { 0 } else { self.count().min(id + 1 + self.distance) };
+        if self.wanted < end {
+            let ahead = &self.segments[self.wanted as usize..end as usize];
+            self.wanted += ahead.iter().take_while(|segment| segment.state != State::Retired).count() as u32;
+            self.ahead.want(self.start(self.wanted));
+        }
+    }
+
+    /// What another thread needs to make memory ready.
+    pub(crate) fn pages(&self) -> Option<Part> {
+        self.ahead.part(&self.region)
+    }
+
+    /// Whether more memory is wanted ready than is.
+    pub(crate) fn wants_pages(&self) -> bool {
+        self.ahead.is_behind()
+    }
+
+    /// Gives back to the system what could not be given back before.
+    pub(crate) fn settle(&mut self) {
+        self.ahead.settle(&mut self.region);
     }
 
     /// Gives a segment without live items back.
@@ -182,7 +224,10 @@ impl Segments {
     pub(crate) fn retire(&mut self) -> bool {
         let Some(id) = self.free.pop_front() else { return false };
         self.segments[id as usize].state = State::Retired;
-        self.region.release(id as usize * self.size as usize, self.size as usize);
+        let start = self.start(id);
+        self.settle();
+        self.ahead.release(&mut self.region, start..start + self.size as usize);
+        self.wanted = self.wanted.min(id);
         self.retired.push(id);
         true
     }
@@ -191,6 +236,7 @@ impl Segments {
     pub(crate) fn restore(&mut self) -> bool {
         let Some(id) = self.retired.pop() else { return false };
         self.segments[id as usize].state = State::Free;
+        self.ahead.keep(self.start(id));
         self.free.push_front(id);
         true
     }

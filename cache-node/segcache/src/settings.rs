@@ -4,6 +4,7 @@ use crate::bucket::Buckets;
 use crate::chronicle::Chronicle;
 use crate::ghost::Ghost;
 use crate::index::SMALLEST;
+use crate::populate::Ahead;
 use crate::record::MAX_OVERHEAD;
 use crate::segment::Segments;
 use crate::volume::HUGE_PAGE;
@@ -42,6 +43,19 @@ pub enum Eviction {
     Merge,
     /// First-in-first-out queues with quick demotion (S3-FIFO, SOSP '23), a segment at a time.
     S3Fifo,
+}
+
+impl Eviction {
+    /// Every policy, in the order of their declaration.
+    pub const ALL: [Eviction; 7] = [
+        Eviction::None,
+        Eviction::Random,
+        Eviction::Fifo,
+        Eviction::ClosestToExpiration,
+        Eviction::Utilization,
+        Eviction::Merge,
+        Eviction::S3Fifo,
+    ];
 }
 
 /// Settings that no cache can be made of.
@@ -104,7 +118,7 @@ const MOST_SEGMENTS: usize = 1 << 27;
 /// The largest value: a segment's size must fit 32 bits with room to spare.
 const LARGEST_ITEM: usize = 1 << 30;
 /// Metadata that does not depend on the number of segments.
-const FIXED_METADATA: usize = Buckets::METADATA + Chronicle::METADATA;
+const FIXED_METADATA: usize = Buckets::METADATA + Chronicle::METADATA + 2 * Ahead::METADATA;
 /// From this budget on the index has huge pages: the last one, which may be nearly empty, is then below a hundredth.
 const HUGE_INDEX: usize = 256 << 20;
 /// A record of one byte is half index.
@@ -149,6 +163,15 @@ mod tests {
 
     fn settings(budget: usize, max_item_size: usize) -> Settings {
         Settings { budget, max_item_size, eviction: Eviction::Merge, seed: 0 }
+    }
+
+    #[test]
+    fn all_policies_are_listed_once() {
+        for (place, eviction) in Eviction::ALL.into_iter().enumerate() {
+            assert_eq!(eviction as usize, place);
+        }
+        // The last that is declared.
+        assert_eq!(Eviction::S3Fifo as usize + 1, Eviction::ALL.len());
     }
 
     #[test]

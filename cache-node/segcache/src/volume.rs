@@ -2,8 +2,12 @@
 #![expect(unsafe_code, reason = "prefetching and giving pages back to the system have no safe interface")]
 
 use std::io;
+use std::ops::Range;
+use std::sync::Arc;
 
-use memmap2::{Advice, MmapMut, MmapOptions, UncheckedAdvice};
+use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
+
+use crate::populate::ARC_COUNTS;
 
 /// A fixed range of bytes, zero at first.
 ///
@@ -17,13 +21,39 @@ enum Memory {
     Mapped(Mapped),
 }
 
-/// `length` bytes of a mapping from `start` on.
+/// `length` bytes of a mapping from `start` on. Only the region reads and writes them; who else has the mapping
+/// ([`Pages`]) has pages made ready, which changes no byte.
 struct Mapped {
-    map: MmapMut,
+    map: Arc<MmapRaw>,
     start: usize,
     length: usize,
     /// Huge pages were asked for; `start` is where one begins.
     is_huge: bool,
+}
+
+/// The pages of a mapped region, to be made ready for writing by another thread than its owner's. They stay mapped as
+/// long as this lives.
+pub(crate) struct Pages {
+    map: Arc<MmapRaw>,
+    start: usize,
+    length: usize,
+}
+
+impl Pages {
+    /// Has the system find the pages of these bytes of the region, as far as it has them, as if they were written to.
+    ///
+    /// # Errors
+    /// The system's, where it does not know how to or has no memory.
+    pub(crate) fn populate(&self, bytes: Range<usize>) -> io::Result<()> {
+        let (from, to) = (bytes.start / PAGE * PAGE, bytes.end.min(self.length));
+        if from >= to {
+            return Ok(());
+        }
+        #[cfg(target_os = "linux")]
+        return self.map.advise_range(Advice::PopulateWrite, self.start + from, to - from);
+        #[cfg(not(target_os = "linux"))]
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// What the system gives and takes memory in, or a multiple of it.
@@ -32,6 +62,9 @@ const PAGE: usize = 4096;
 pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
 impl Region {
+    /// The memory that one takes beside its bytes.
+    pub(crate) const METADATA: usize = size_of::<MmapRaw>() + ARC_COUNTS;
+
     /// `length` bytes of anonymous memory of the system; of the heap under miri, which knows no mappings.
     ///
     /// # Errors
@@ -41,7 +74,7 @@ impl Region {
             return Ok(Region::heap(length));
         }
         let map = MmapOptions::new().len(length).no_reserve_swap().map_anon()?;
-        Ok(Region { memory: Memory::Mapped(Mapped { map, start: 0, length, is_huge: false }) })
+        Ok(Region::mapped(map, 0, length, false))
     }
 
     /// As [`Region::anonymous`], in huge pages of 2 MiB where the system offers them: a write to one byte then makes
@@ -58,7 +91,13 @@ impl Region {
         let start = map.as_ptr().addr().wrapping_neg() % HUGE_PAGE;
         // A system that has none refuses, and the region has small pages then.
         let is_huge = map.advise_range(Advice::HugePage, start, length).is_ok();
-        Ok(Region { memory: Memory::Mapped(Mapped { map, start, length, is_huge }) })
+        Ok(Region::mapped(map, start, length, is_huge))
+    }
+
+    fn mapped(map: MmapMut, start: usize, length: usize, is_huge: bool) -> Region {
+        // What the slices of `bytes` rest on.
+        assert!(start + length <= map.len(), "a region lies within its mapping");
+        Region { memory: Memory::Mapped(Mapped { map: Arc::new(map.into()), start, length, is_huge }) }
     }
 
     /// `length` bytes of the heap.
@@ -73,7 +112,11 @@ impl Region {
     pub fn bytes(&self) -> &[u8] {
         match &self.memory {
             Memory::Heap(bytes) => bytes,
-            Memory::Mapped(Mapped { map, start, length, .. }) => &map[*start..*start + *length],
+            // SAFETY: the bytes lie within the mapping, which is private, anonymous and initialised (zeros), and lives as
+            // long as `self`. Only `bytes_mut` and `release` change them, which borrow `self` alone.
+            Memory::Mapped(Mapped { map, start, length, .. }) => unsafe {
+                std::slice::from_raw_parts(map.as_ptr().add(*start), *length)
+            },
         }
     }
 
@@ -82,7 +125,11 @@ impl Region {
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         match &mut self.memory {
             Memory::Heap(bytes) => bytes,
-            Memory::Mapped(Mapped { map, start, length, .. }) => &mut map[*start..*start + *length],
+            // SAFETY: as in `bytes`; and `&mut self` proves that no other slice of them is borrowed, since nobody but the
+            // region makes any.
+            Memory::Mapped(Mapped { map, start, length, .. }) => unsafe {
+                std::slice::from_raw_parts_mut(map.as_mut_ptr().add(*start), *length)
+            },
         }
     }
 
@@ -100,6 +147,16 @@ impl Region {
             }
             #[cfg(not(all(target_arch = "x86_64", not(miri))))]
             let _: &u8 = byte;
+        }
+    }
+
+    /// Its pages, for another thread to make them ready; none on the heap.
+    pub(crate) fn pages(&self) -> Option<Pages> {
+        match &self.memory {
+            Memory::Heap(_) => None,
+            Memory::Mapped(Mapped { map, start, length, .. }) => {
+                Some(Pages { map: Arc::clone(map), start: *start, length: *length })
+            }
         }
     }
 
@@ -167,6 +224,19 @@ mod tests {
         assert_eq!(region.bytes()[length - 1], 9);
         region.release(0, usize::MAX);
         region.bytes_mut()[length - 1] = 1;
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "miri's regions are of the heap")]
+    fn pages_that_are_made_ready_keep_what_is_in_them() {
+        let mut region = Region::anonymous_huge(2 * HUGE_PAGE).unwrap();
+        region.bytes_mut()[5 * PAGE] = 7;
+        let pages = region.pages().unwrap();
+        let helper = std::thread::spawn(move || pages.populate(PAGE + 1..usize::MAX).and(pages.populate(PAGE..PAGE)));
+        region.bytes_mut()[HUGE_PAGE] = 8;
+        helper.join().unwrap().unwrap();
+        assert_eq!((region.bytes()[5 * PAGE], region.bytes()[HUGE_PAGE]), (7, 8));
+        assert!(Region::heap(PAGE).pages().is_none());
     }
 
     #[test]

@@ -2,7 +2,10 @@
 //! is allocated beside it. A program of its own: the resident memory is that of all tests in it.
 #![expect(clippy::unwrap_used, reason = "helpers of tests are not seen as tests by the linter")]
 
-use segcache::{Cache, Counters, Deadline, Eviction, Settings};
+use std::thread;
+use std::time::Duration;
+
+use segcache::{Cache, Counters, Deadline, Eviction, Populator, Progress, Settings};
 
 const START: u64 = 1_800_000_000;
 /// What a process touches of itself while it runs: code, stack, its allocator's pages.
@@ -11,6 +14,8 @@ const PROGRAM: u64 = 2 << 20;
 const INTERVAL: u64 = 10_000;
 const SMALL: usize = 32;
 const LARGE: usize = 4096;
+/// How often the thread that makes memory ready looks whether there is something to do.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// The resident memory of this process in bytes.
 fn resident() -> u64 {
@@ -66,18 +71,34 @@ impl Filler {
     }
 }
 
+/// Does what there is to do until the cache is gone.
+fn populate(populator: &Populator) {
+    loop {
+        match populator.advance() {
+            Progress::Advanced => {}
+            Progress::Idle => thread::sleep(LOOK),
+            Progress::Ended => return,
+        }
+    }
+}
+
+/// One test, since the resident memory is that of all.
 #[test]
 fn a_budget_is_what_the_process_takes() {
-    // With an index of small pages, and with one of huge pages.
-    for (budget, turns) in [(64 << 20, 2), (256 << 20, 1)] {
+    memory_is_ready_so_far_ahead_and_no_farther();
+    // With an index of small pages, and with one of huge pages that a thread makes ready.
+    for (budget, turns, has_populator) in [(64 << 20, 2, false), (256 << 20, 1, true)] {
         let before = resident();
         // Not Merge, which keeps small items rather than large ones: here the mean size is to change.
         let settings = Settings { budget, max_item_size: 16 << 10, eviction: Eviction::Fifo, seed: 7 };
         let mut cache = None;
         let used = allocation_counter::measure(|| cache = Some(Cache::new(settings, START).unwrap()));
-        let cache = cache.unwrap();
+        let mut cache = cache.unwrap();
         let metadata = cache.counters().metadata_bytes;
         assert!(used.bytes_max <= metadata && used.bytes_max * 10 > metadata * 9, "{used:?} for {metadata}");
+
+        let populator = cache.populator().filter(|_| has_populator);
+        let helper = populator.map(|populator| thread::spawn(move || populate(&populator)));
 
         let mut filler = Filler { cache, before, written: 0 };
         let budget = budget as u64;
@@ -90,5 +111,34 @@ fn a_budget_is_what_the_process_takes() {
             let segments = large.segment_bytes + large.segments_free * large.segment_size;
             assert!(segments * 100 > budget * 97, "{large:?}");
         }
+        drop(filler);
+        helper.into_iter().for_each(|helper| helper.join().unwrap());
     }
+}
+
+fn memory_is_ready_so_far_ahead_and_no_farther() {
+    const AHEAD: u64 = 16 << 20;
+    const HUGE_PAGE: u64 = 2 << 20;
+    let settings = Settings { budget: 512 << 20, max_item_size: 16 << 10, eviction: Eviction::Fifo, seed: 7 };
+    let mut cache = Cache::new(settings, START).unwrap();
+    let before = resident();
+    let populator = cache.populator().unwrap();
+    assert!(cache.populator().is_none(), "there is one of each cache");
+    for written in 0..5_u64 {
+        assert!(cache.wants_pages());
+        while populator.advance() == Progress::Advanced {}
+        assert!(!cache.wants_pages());
+        let taken = resident() - before;
+        let used = cache.counters().segment_bytes + cache.counters().index_bytes;
+        assert!(
+            taken >= used + AHEAD - HUGE_PAGE && taken <= used + AHEAD + 2 * HUGE_PAGE,
+            "{taken} bytes are resident where {used} are in use"
+        );
+        let value = vec![1; 16 << 10];
+        (0..200).for_each(|number| {
+            cache.set(&key(written << 32 | number), &value, 0, Deadline::Never).unwrap();
+        });
+    }
+    drop(cache);
+    assert_eq!(populator.advance(), Progress::Ended);
 }

@@ -4,15 +4,6 @@
 use segcache::{Cache, Counters, Deadline, Eviction, Settings};
 
 const START: u64 = 1_800_000_000;
-const EVICTIONS: [Eviction; 7] = [
-    Eviction::None,
-    Eviction::Random,
-    Eviction::Fifo,
-    Eviction::ClosestToExpiration,
-    Eviction::Utilization,
-    Eviction::Merge,
-    Eviction::S3Fifo,
-];
 
 fn cache(budget: usize, eviction: Eviction) -> Cache {
     Cache::new(Settings { budget, max_item_size: 16 << 10, eviction, seed: 7 }, START).unwrap()
@@ -58,7 +49,7 @@ fn within_budget(counters: Counters) {
 /// was evicted.
 #[test]
 fn every_policy_serves_only_what_was_stored_last() {
-    for eviction in EVICTIONS {
+    for eviction in Eviction::ALL {
         let mut cache = cache(3 << 20, eviction);
         let mut numbers = Numbers(99);
         let mut known: Vec<Option<(u64, usize, Deadline)>> = vec![None; 60_000];
@@ -195,7 +186,7 @@ fn index_and_segments_share_one_budget() {
 /// What was overwritten or deleted is reclaimed before anything living is evicted.
 #[test]
 fn dead_records_make_room_before_living_ones() {
-    for eviction in EVICTIONS {
+    for eviction in Eviction::ALL {
         let mut cache = cache(8 << 20, eviction);
         // Half of the budget lives; it is written over and over, here and there.
         let mut numbers = Numbers(3);
@@ -273,7 +264,7 @@ fn an_empty_cache_takes_no_memory_and_operations_allocate_nothing() {
 /// Under a stream of small writes no write waits for a segment, or hardly any, whatever makes the room.
 #[test]
 fn segments_are_free_before_they_are_needed() {
-    for eviction in EVICTIONS.into_iter().filter(|eviction| *eviction != Eviction::None) {
+    for eviction in Eviction::ALL.into_iter().filter(|eviction| *eviction != Eviction::None) {
         let mut cache = cache(12 << 20, eviction);
         let mut numbers = Numbers(11);
         for number in 0..400_000 {

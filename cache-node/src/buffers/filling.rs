@@ -169,7 +169,7 @@ mod tests {
         fn new() -> Server {
             let settings = Settings { budget: 16 << 20, max_item_size: 1 << 20, eviction: Eviction::Merge, seed: 1 };
             Server {
-                owner: Owner::new(Cache::new(settings, 1_800_000_000).unwrap()),
+                owner: Owner::new(Cache::new(settings, 1_800_000_000).unwrap(), None),
                 pool: Pool::new(Budget::new(64 << 20)),
                 metrics: Metrics::new(config::Config::default(), String::new(), 1, Control::default()),
             }

@@ -87,15 +87,8 @@ pub fn hits() {
     let budget = 4 << 20;
     println!("hits: {KEYS} keys, {REQUESTS} reads with a set after each miss, 4 MiB, 100-byte values; percent missed");
     println!("an LRU of memcached's 192 bytes an item, and one of as many items as fit here at 128");
-    let evictions = [
-        Eviction::Random,
-        Eviction::Fifo,
-        Eviction::ClosestToExpiration,
-        Eviction::Utilization,
-        Eviction::Merge,
-        Eviction::S3Fifo,
-    ];
-    let names = evictions.map(|eviction| format!("{eviction:?}")).join("  ");
+    let evictions = Eviction::ALL.into_iter().filter(|eviction| *eviction != Eviction::None);
+    let names = evictions.clone().map(|eviction| format!("{eviction:?}")).collect::<Vec<_>>().join("  ");
     println!("{:>6} {:>5} {:>6} {:>8} {:>8} {names}", "alpha", "new", "drop", "LRU 192", "LRU 128");
     let workloads = [(0.7, 0, 0), (0.9, 0, 0), (1.0, 0, 0), (1.2, 0, 0), (1.0, 20, 0), (1.0, 0, 20), (1.3, 0, 20)];
     for (alpha, fresh, deleted) in workloads {
@@ -117,7 +110,7 @@ pub fn hits() {
             });
             print!(" {rate:>8.2}");
         }
-        for eviction in evictions {
+        for eviction in evictions.clone() {
             print!(" {:>8.2}", requests.missed(&mut engine(budget, eviction)));
         }
         println!();

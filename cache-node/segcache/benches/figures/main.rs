@@ -9,7 +9,10 @@ mod memory;
 mod speed;
 mod stopwatch;
 
-use segcache::{Cache, Eviction, Settings};
+use std::thread;
+use std::time::Duration;
+
+use segcache::{Cache, Eviction, Progress, Settings};
 
 const NOW: u64 = 1_800_000_000;
 
@@ -29,8 +32,24 @@ fn main() {
     }
 }
 
+/// How often the thread that makes memory ready looks whether there is something to do.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// A cache with a thread that makes memory ready, as a node has one. It has had its time before the first operation.
 fn cache(budget: usize, eviction: Eviction) -> Cache {
-    Cache::new(Settings { budget, max_item_size: 512 << 10, eviction, seed: 42 }, NOW).unwrap()
+    let mut cache = Cache::new(Settings { budget, max_item_size: 512 << 10, eviction, seed: 42 }, NOW).unwrap();
+    let populator = cache.populator().unwrap();
+    while populator.advance() == Progress::Advanced {}
+    thread::spawn(move || {
+        loop {
+            match populator.advance() {
+                Progress::Advanced => {}
+                Progress::Idle => thread::sleep(LOOK),
+                Progress::Ended => return,
+            }
+        }
+    });
+    cache
 }
 
 /// A key of 14 bytes.

@@ -16,15 +16,6 @@ use segcache::Eviction;
 const MOST_OPERATIONS: usize = 2000;
 /// Segments of 64 KiB: little memory, so that it is soon full.
 const SEGMENTS: std::ops::RangeInclusive<usize> = 6..=20;
-const EVICTIONS: [Eviction; 7] = [
-    Eviction::None,
-    Eviction::Random,
-    Eviction::Fifo,
-    Eviction::ClosestToExpiration,
-    Eviction::Utilization,
-    Eviction::Merge,
-    Eviction::S3Fifo,
-];
 
 fuzz_target!(|bytes: &[u8]| -> Corpus {
     match run(&mut Unstructured::new(bytes)) {
@@ -35,7 +26,7 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
 });
 
 fn run(bytes: &mut Unstructured<'_>) -> Result<()> {
-    let eviction = *bytes.choose(&EVICTIONS)?;
+    let eviction = *bytes.choose(&Eviction::ALL)?;
     let budget = bytes.int_in_range(SEGMENTS)? * (64 << 10);
     let keys = bytes.int_in_range(5..=2000)?;
     let mut pair = Pair::new(eviction, budget, u64::arbitrary(bytes)?);

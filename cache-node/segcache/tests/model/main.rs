@@ -8,6 +8,7 @@ mod pair;
 use operation::{Kind, Operation};
 use pair::{LARGEST, Pair};
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
+use proptest::sample::select;
 use segcache::Eviction;
 
 proptest! {
@@ -97,12 +98,8 @@ fn operations(keys: u16) -> impl Strategy<Value = Operation> {
 
 fn evictions() -> impl Strategy<Value = Eviction> {
     prop_oneof![
-        2 => Just(Eviction::None),
-        1 => Just(Eviction::Random),
-        1 => Just(Eviction::Fifo),
-        1 => Just(Eviction::ClosestToExpiration),
-        1 => Just(Eviction::Utilization),
-        3 => Just(Eviction::Merge),
-        1 => Just(Eviction::S3Fifo),
+        7 => select(&Eviction::ALL),
+        1 => Just(Eviction::None),
+        2 => Just(Eviction::Merge),
     ]
 }
