@@ -2,12 +2,14 @@
 
 use std::io::Write;
 
-use memcache::{Command, MetaVerb, Reply, Span, Verb, write_number, write_value_head};
-use segcache::{ArithmeticError, Cache, Deadline, Item, KeyHash, Mode, NewItem, Outcome, Reservation, StoreError};
+use memcache::{Command, MAX_KEY_LENGTH, MetaFlags, MetaVerb, Reply, Span, Verb, write_number, write_value_head};
+use segcache::{
+    ArithmeticError, Cache, Deadline, Glance, Item, KeyHash, Mode, NewItem, Outcome, Reservation, StoreError,
+};
 
 use crate::buffers::{Batch, Current, OUTPUT_LIMIT, Output};
 use crate::kind::Kind;
-use crate::meta::{self, Meta};
+use crate::meta::{self, Means, Meta, NewValue};
 use crate::metrics::{Counters, Metrics};
 use crate::observed::{REQUESTS, perform_observed};
 use crate::service::{self, Future};
@@ -61,6 +63,26 @@ pub fn execute_to(mut wire: Option<&mut dyn Write>, batch: &mut Batch, cache: &m
     }
 }
 
+/// The item that an announced store will store, but for its value. `room` is for a key that comes in another form.
+pub fn announced_item<'a>(
+    command: Command,
+    input: &'a [u8],
+    room: &'a mut [u8; MAX_KEY_LENGTH],
+    now: u64,
+) -> Option<NewItem<'a>> {
+    match command {
+        Command::Store { key, flags, exptime, .. } => {
+            let deadline = Deadline::from_memcached(exptime, now);
+            Some(NewItem { key: key.of(input), value: &[], flags, deadline, cas: None })
+        }
+        Command::MetaSet { key, flags, .. } => {
+            let options = MetaFlags(flags.of(input)).read(key.of(input)).ok()?;
+            Some(meta::new_item(&options, options.key(key.of(input), room)?, &[], now))
+        }
+        _ => None,
+    }
+}
+
 /// Has the index entries of the batch's keys fetched: in a large cache each look-up otherwise waits for main memory
 /// twice. To be called for all batches of a turn first, then [`prefetch_items`], then [`execute`].
 pub fn prefetch_keys(batch: &mut Batch, cache: &Cache) {
@@ -91,13 +113,17 @@ pub fn perform(current: Current<'_>, cache: &mut Cache, context: Context<'_>) ->
         }
         Command::Meta { verb, key, flags } => {
             let meta = meta(key, flags);
-            let value = if verb == MetaVerb::Get { meta.value(hash, &mut output, cache, counters) } else { None };
-            value.unwrap_or_else(|| meta.perform(verb, &mut output, cache, counters))
+            let mut means = Means { output: &mut output, cache, counters };
+            let value = if verb == MetaVerb::Get { meta.value(hash, &mut means) } else { None };
+            value.unwrap_or_else(|| meta.perform(verb, means))
         }
         Command::MetaSet { key, flags, value } => {
-            meta(key, flags).set(Some(value.of(input)), &mut output, cache, counters)
+            let value = NewValue { bytes: value.of(input), reserved };
+            meta(key, flags).set(Some(value), Means { output: &mut output, cache, counters })
         }
-        Command::MetaSetTooLarge { key, flags } => meta(key, flags).set(None, &mut output, cache, counters),
+        Command::MetaSetTooLarge { key, flags } => {
+            meta(key, flags).set(None, Means { output: &mut output, cache, counters })
+        }
         Command::MetaDebug { key, binary_key } => meta::debug(key.of(input), binary_key, &mut output, cache, counters),
         // Everything else answers shortly, and must not be done twice because of its answer.
         _ if output.room(SHORT_REPLY).is_none() => Flow::Pause,
@@ -226,11 +252,15 @@ impl Retrieval<'_> {
                 hashes[0] = cache.hash_of(key);
             }
             looked_up += 1;
-            match self.look_up(hashes[place], key, cache) {
+            let (mut has_room, frame) = (true, key.len() + VALUE_FRAME);
+            let found = self.look_up(hashes[place], key, cache, |item| {
+                has_room = output.room(frame + item.length).is_some();
+                has_room
+            });
+            match found {
+                Ok(None) if !has_room => return Flow::Pause,
                 Ok(Some(item)) => {
-                    let Some(out) = output.room(key.len() + item.value.len() + VALUE_FRAME) else {
-                        return Flow::Pause;
-                    };
+                    let Some(out) = output.room(frame + item.value.len()) else { return Flow::Pause };
                     write_value_head(out, key, item.flags, item.value.len(), self.with_cas.then_some(item.cas));
                     // With the last value goes the end of all: a call of the system of its own for five bytes would cost
                     // as much as copying the value.
@@ -254,9 +284,16 @@ impl Retrieval<'_> {
         write(Reply::End.text(), output)
     }
 
-    fn look_up<'c>(&self, hash: KeyHash, key: &[u8], cache: &'c mut Cache) -> Result<Option<Item<'c>>, StoreError> {
+    /// The item, where there is room for it. One that was touched comes again, and is touched again, when there is.
+    fn look_up<'c>(
+        &self,
+        hash: KeyHash,
+        key: &[u8],
+        cache: &'c mut Cache,
+        has_room: impl FnOnce(&Glance) -> bool,
+    ) -> Result<Option<Item<'c>>, StoreError> {
         match self.touch {
-            None => Ok(cache.get_hashed(hash, key)),
+            None => Ok(cache.get_if(hash, key, has_room)),
             Some(deadline) => cache.get_and_touch(key, deadline),
         }
     }

@@ -1,7 +1,7 @@
 //! Meta commands and the cache become replies; the classic ones are in `execute.rs`.
 
 use memcache::{MAX_KEY_LENGTH, MetaFlags, MetaOptions, MetaVerb, Reply, write_number};
-use segcache::{ArithmeticError, Cache, Deadline, Item, KeyHash, Mode, NewItem, Outcome, StoreError};
+use segcache::{ArithmeticError, Cache, Deadline, Item, KeyHash, Mode, NewItem, Outcome, Reservation, StoreError};
 
 use crate::buffers::Output;
 use crate::execute::{Flow, server_error, write};
@@ -21,6 +21,24 @@ pub struct Meta<'a> {
     pub key: &'a [u8],
     /// The flags as they were sent; the parser has found that they can be read.
     pub flags: &'a [u8],
+}
+
+/// What a command is executed with.
+pub struct Means<'a, 'o> {
+    /// Where its reply goes.
+    pub output: &'a mut Output<'o>,
+    /// What it is about.
+    pub cache: &'a mut Cache,
+    /// Who counts.
+    pub counters: &'a Counters,
+}
+
+/// The value of an `ms`.
+pub struct NewValue<'a> {
+    /// The value as it was received, where it is not in the cache already.
+    pub bytes: &'a [u8],
+    /// Where it is. What is refused is left here.
+    pub reserved: &'a mut Option<Reservation>,
 }
 
 /// What the echoed flags are told about.
@@ -62,17 +80,17 @@ impl Facts {
 
 impl Meta<'_> {
     /// `mg`, `md` or `ma`.
-    pub fn perform(&self, verb: MetaVerb, output: &mut Output<'_>, cache: &mut Cache, counters: &Counters) -> Flow {
+    pub fn perform(&self, verb: MetaVerb, means: Means<'_, '_>) -> Flow {
         let mut room = [0; MAX_KEY_LENGTH];
         let Some((options, key)) = self.options(&mut room) else { return Flow::Done };
         // All but a value has room before anything is done, so that nothing is done twice.
-        if output.room(self.echo_length()).is_none() {
+        if means.output.room(self.echo_length()).is_none() {
             return Flow::Pause;
         }
         match verb {
-            MetaVerb::Get => self.get(&options, key, output, cache, counters),
-            MetaVerb::Delete => self.delete(&options, key, output, cache, counters),
-            MetaVerb::Arithmetic => self.count(&options, key, output, cache, counters),
+            MetaVerb::Get => self.get(&options, key, means),
+            MetaVerb::Delete => self.delete(&options, key, means),
+            MetaVerb::Arithmetic => self.count(&options, key, means),
             // The parser gives `ms` a command of its own, with its value.
             MetaVerb::Set => Flow::Done,
         }
@@ -80,29 +98,28 @@ impl Meta<'_> {
 
     /// `mg` of nothing but the value, which is nearly all that is asked: one look-up, like a `get`. None where there is
     /// more to be told.
-    pub fn value(
-        &self,
-        hash: Option<KeyHash>,
-        output: &mut Output<'_>,
-        cache: &mut Cache,
-        counters: &Counters,
-    ) -> Option<Flow> {
+    pub fn value(&self, hash: Option<KeyHash>, means: &mut Means<'_, '_>) -> Option<Flow> {
+        let Means { output, cache, counters } = means;
         if self.flags != b"v" {
             return None;
         }
         let hash = hash.unwrap_or_else(|| cache.hash_of(self.key));
-        let found = cache.get_hashed(hash, self.key);
-        if found.is_some_and(|item| item.stale || item.won) {
+        let (mut is_plain, mut has_room) = (true, output.room(FRAME).is_some());
+        let found = cache.get_if(hash, self.key, |item| {
+            is_plain = !item.stale && !item.won;
+            has_room = is_plain && output.room(item.length + FRAME).is_some();
+            has_room
+        });
+        if !is_plain {
             return None;
         }
-        let length = found.map_or(0, |item| item.value.len());
-        let Some(out) = output.room(length + FRAME) else { return Some(Flow::Pause) };
+        let Some(out) = output.room(FRAME).filter(|_| has_room) else { return Some(Flow::Pause) };
         counters.request(Kind::Get);
         if let Some(item) = found {
             counters.hit(Kind::Get);
-            counters.value_bytes(Kind::Get, length);
+            counters.value_bytes(Kind::Get, item.value.len());
             out.extend_from_slice(b"VA ");
-            write_number(out, length as u64);
+            write_number(out, item.value.len() as u64);
             out.extend_from_slice(b"\r\n");
             output.put_value(item.value, b"\r\n");
         } else {
@@ -121,16 +138,10 @@ impl Meta<'_> {
         self.flags.len() + LONGEST_ECHO + FRAME
     }
 
-    fn get(
-        &self,
-        options: &MetaOptions,
-        key: &[u8],
-        output: &mut Output<'_>,
-        cache: &mut Cache,
-        counters: &Counters,
-    ) -> Flow {
+    fn get(&self, options: &MetaOptions, key: &[u8], means: Means<'_, '_>) -> Flow {
+        let Means { output, cache, counters } = means;
         let Some((facts, length)) = cache.peek(key).map(|item| (Facts::of(&item), item.value.len())) else {
-            return self.get_missing(options, key, output, cache, counters);
+            return self.get_missing(options, key, Means { output, cache, counters });
         };
         // Before the item is touched: a pause must not change what the command finds when it comes again.
         let value_length = if options.value { length } else { 0 };
@@ -173,14 +184,8 @@ impl Meta<'_> {
     }
 
     /// A get of a key that is not there, which may make an empty item that its client is to fill.
-    fn get_missing(
-        &self,
-        options: &MetaOptions,
-        key: &[u8],
-        output: &mut Output<'_>,
-        cache: &mut Cache,
-        counters: &Counters,
-    ) -> Flow {
+    fn get_missing(&self, options: &MetaOptions, key: &[u8], means: Means<'_, '_>) -> Flow {
+        let Means { output, cache, counters } = means;
         counters.request(Kind::Get);
         counters.miss(Kind::Get);
         let now = cache.now();
@@ -235,7 +240,8 @@ impl Meta<'_> {
     }
 
     /// `ms`, with its value; none where that is above the limit.
-    pub fn set(&self, value: Option<&[u8]>, output: &mut Output<'_>, cache: &mut Cache, counters: &Counters) -> Flow {
+    pub fn set(&self, value: Option<NewValue<'_>>, means: Means<'_, '_>) -> Flow {
+        let Means { output, cache, counters } = means;
         let mut room = [0; MAX_KEY_LENGTH];
         let Some((options, key)) = self.options(&mut room) else { return Flow::Done };
         if output.room(self.echo_length()).is_none() {
@@ -247,12 +253,12 @@ impl Meta<'_> {
             cache.delete(key);
             return write(server_error(Reply::TooLarge, counters).text(), output);
         };
-        let deadline = Deadline::from_memcached(options.exptime.unwrap_or(0), cache.now());
-        let item = NewItem { key, value, flags: options.flags, deadline, cas: options.new_cas };
-        let (code, cas) = match store_compared(cache, mode, &item, &options) {
+        let length = value.reserved.as_ref().map_or(value.bytes.len(), Reservation::length);
+        let item = new_item(&options, key, value.bytes, cache.now());
+        let (code, cas) = match store_compared(cache, mode, &item, value.reserved, &options) {
             Ok(Outcome::Stored { cas }) => {
                 counters.hit(kind);
-                counters.value_bytes(kind, value.len());
+                counters.value_bytes(kind, length);
                 if options.quiet {
                     return Flow::Done;
                 }
@@ -280,14 +286,8 @@ impl Meta<'_> {
         self.answer(code, &options, &Facts { cas: Some(cas), ..Facts::default() }, cache.now(), output)
     }
 
-    fn delete(
-        &self,
-        options: &MetaOptions,
-        key: &[u8],
-        output: &mut Output<'_>,
-        cache: &mut Cache,
-        counters: &Counters,
-    ) -> Flow {
+    fn delete(&self, options: &MetaOptions, key: &[u8], means: Means<'_, '_>) -> Flow {
+        let Means { output, cache, counters } = means;
         counters.request(Kind::Delete);
         let cas = cache.peek(key).map(|item| item.cas);
         let code = match (cas, options.compare) {
@@ -316,14 +316,8 @@ impl Meta<'_> {
         self.answer(code, options, &Facts::default(), cache.now(), output)
     }
 
-    fn count(
-        &self,
-        options: &MetaOptions,
-        key: &[u8],
-        output: &mut Output<'_>,
-        cache: &mut Cache,
-        counters: &Counters,
-    ) -> Flow {
+    fn count(&self, options: &MetaOptions, key: &[u8], means: Means<'_, '_>) -> Flow {
+        let Means { output, cache, counters } = means;
         let is_down = matches!(options.mode, Some(b'D' | b'-'));
         let kind = if is_down { Kind::Decrement } else { Kind::Increment };
         counters.request(kind);
@@ -512,6 +506,12 @@ fn set_cas(key: &[u8], cas: u64, cache: &mut Cache) -> Result<(), StoreError> {
     cache.store(Mode::Set, &NewItem { key, value: &digits[..length], flags, deadline, cas: Some(cas) }).map(drop)
 }
 
+/// The item that an `ms` stores.
+pub fn new_item<'a>(options: &MetaOptions, key: &'a [u8], value: &'a [u8], now: u64) -> NewItem<'a> {
+    let deadline = Deadline::from_memcached(options.exptime.unwrap_or(0), now);
+    NewItem { key, value, flags: options.flags, deadline, cas: options.new_cas }
+}
+
 /// The mode of an `ms`, and what it is counted as.
 fn set_mode(options: &MetaOptions) -> (Mode, Kind) {
     match (options.mode, options.compare) {
@@ -531,6 +531,7 @@ fn store_compared(
     cache: &mut Cache,
     mode: Mode,
     item: &NewItem<'_>,
+    reserved: &mut Option<Reservation>,
     options: &MetaOptions,
 ) -> Result<Outcome, StoreError> {
     if let (Mode::Append | Mode::Prepend, Some(expected)) = (mode, options.compare)
@@ -539,7 +540,10 @@ fn store_compared(
     {
         return Ok(Outcome::Exists);
     }
-    cache.store(mode, item)
+    match reserved.take() {
+        Some(reservation) => cache.commit(reservation, mode),
+        None => cache.store(mode, item),
+    }
 }
 
 /// `me`: what is known of an item.

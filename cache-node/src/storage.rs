@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use memcache::{Announced, Protocol, Streams};
-use segcache::{Cache, Deadline, Evicted, Evictions, NewItem};
+use memcache::{Announced, MAX_KEY_LENGTH, Protocol, Streams};
+use segcache::{Cache, Deadline, Evicted, Evictions};
 
 use crate::bell::Bell;
 use crate::buffers::{Batch, Received};
@@ -148,9 +148,9 @@ impl Owner {
     /// other, and the store tells what is wrong.
     fn make_room(&mut self, batch: &mut Batch, protocol: Protocol) {
         let Some((announced, input)) = batch.announced(protocol) else { return };
-        let Announced { key, flags, exptime, length, .. } = announced;
-        let deadline = Deadline::from_memcached(exptime, self.cache.now());
-        let item = NewItem { key: key.of(input), value: &[], flags, deadline, cas: None };
+        let Announced { command, length, .. } = announced;
+        let mut room = [0; MAX_KEY_LENGTH];
+        let Some(item) = execute::announced_item(command, input, &mut room, self.cache.now()) else { return };
         if let Ok(reservation) = self.cache.reserve(&item, length) {
             batch.begin_filling(announced, reservation, &mut self.cache);
         }

@@ -8,6 +8,7 @@ mod tls;
 
 use std::error::Error;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -214,7 +215,7 @@ impl Bench<'_> {
     fn load(&self, server: &Running, group: &[String], own: &[&str]) -> Result<Sample, String> {
         let address = format!("127.0.0.1:{}", server.port);
         let pid = server.pid().to_string();
-        let mut command = self.programs.pinned(1, &self.programs.load);
+        let mut command = self.programs.pinned(1, &self.programs.load).map_err(|error| error.to_string())?;
         command.args(["run", "--quiet", "--json", "-", "--server", &address, "--measure", &pid]);
         command.args(group).args(own).args(server.tls.iter().flat_map(Files::of_client));
         // A server that speaks a protocol of its own is asked in that one; the last argument counts.
@@ -266,7 +267,7 @@ impl Bench<'_> {
 
     /// Microseconds of the server's processor time for a connection that is made, used once and closed.
     fn handshakes(&self, server: &Running, resumed: bool) -> Result<f64, String> {
-        let mut command = self.of_handshakes(server);
+        let mut command = self.of_handshakes(server).map_err(|error| error.to_string())?;
         let count = self.scale.handshakes.to_string();
         command.args(["--count", &count, "--measure", &server.pid().to_string()]);
         command.args(resumed.then_some("--resume"));
@@ -280,21 +281,22 @@ impl Bench<'_> {
 
     /// Has others shake hands with a server until what is returned is dropped.
     fn shake_hands(&self, server: &Running, rate: u32) -> Option<Beside> {
-        let mut command = self.of_handshakes(server);
-        command.args(["--rate", &rate.to_string(), "--count", &u32::MAX.to_string()]);
-        let child = command.stdout(Stdio::null()).spawn();
+        let child = self.of_handshakes(server).and_then(|mut command| {
+            command.args(["--rate", &rate.to_string(), "--count", &u32::MAX.to_string()]);
+            command.stdout(Stdio::null()).spawn()
+        });
         child.map(Beside).inspect_err(|error| eprintln!("no handshakes beside it: {error}")).ok()
     }
 
-    fn of_handshakes(&self, server: &Running) -> Command {
-        let mut command = self.programs.pinned(1, &self.programs.load);
+    fn of_handshakes(&self, server: &Running) -> io::Result<Command> {
+        let mut command = self.programs.pinned(1, &self.programs.load)?;
         command.args(["handshakes", "--server", &format!("127.0.0.1:{}", server.port)]);
         command.args(self.tls.of_client());
-        command
+        Ok(command)
     }
 
     fn idle(&self, server: &Running) -> Result<f64, String> {
-        let mut command = self.programs.pinned(1, &self.programs.load);
+        let mut command = self.programs.pinned(1, &self.programs.load).map_err(|error| error.to_string())?;
         let (address, pid) = (format!("127.0.0.1:{}", server.port), server.pid().to_string());
         let connections = self.scale.idle_connections.to_string();
         command.args(["idle", "--server", &address, "--measure", &pid, "--connections", &connections]);

@@ -87,7 +87,7 @@ fn write_report(file: &Path, text: &str) -> Outcome {
 
 fn fill_node(mebibytes: u64, length: usize) -> Outcome<(Filled, String)> {
     let node = Node::start(&format!("memory: {mebibytes}Mi\nbufferMemory: 16Mi\nmaxConnections: 100\n"))?;
-    let empty = Usage::of(node.id())?.resident;
+    let empty = program()?;
     let mut client = node.client()?;
     let mut items = fill(&mut client, length)?;
     // Some maintenance is done when all is quiet.
@@ -121,6 +121,12 @@ fn fill_node(mebibytes: u64, length: usize) -> Outcome<(Filled, String)> {
         writeln!(ledger, "| {name} | {bytes:.2} |")?;
     }
     Ok((Filled { resident, items }, ledger))
+}
+
+/// What a node takes that has hardly any memory for items, and so none that is ready ahead of them.
+fn program() -> Outcome<u64> {
+    let node = Node::start("memory: 8Mi\nbufferMemory: 16Mi\nmaxConnections: 100\n")?;
+    Ok(Usage::of(node.id())?.resident)
 }
 
 /// memcached's `-m` is without its hash table and what else it has: it is filled twice, the second time with what is

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use crate::failure::{Failure, Outcome};
+use crate::process::tied;
 
 /// How long anything that should happen at once may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -97,7 +98,7 @@ impl Node {
         let file = folder.join("cache-node.yaml");
         let ports = "listen: 127.0.0.1:0\nhealth: 127.0.0.1:0\nadmin: 127.0.0.1:0\n";
         fs::write(&file, format!("version: 1\n{ports}{lines}"))?;
-        let mut command = Command::new(program()?);
+        let mut command = tied(program()?)?;
         command.arg("--config").arg(&file).args(arguments).env_remove("RUST_LOG");
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let log = Arc::new(Log::default());
@@ -258,7 +259,7 @@ impl Log {
 /// # Errors
 /// Where it does not end.
 pub fn run_to_end(arguments: &[&str]) -> Outcome<(ExitStatus, String)> {
-    let mut command = Command::new(program()?);
+    let mut command = tied(program()?)?;
     let mut child = command.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let deadline = Instant::now() + PATIENCE;
     let status = loop {
@@ -296,12 +297,13 @@ impl Memcached {
         let folder = folder()?;
         let file = folder.join("port");
         // Port -1 is any free one, written to this file.
-        let mut command = Command::new("memcached");
+        let absent = |error| {
+            Failure::new(format!("memcached cannot be run ({error}): install it with `apt-get install memcached`"))
+        };
+        let mut command = tied("memcached").map_err(absent)?;
         command.args(["-l", "127.0.0.1", "-p", "-1", "-U", "0", "-u", "root"]).args(arguments);
         command.env("MEMCACHED_PORT_FILENAME", &file).stdin(Stdio::null());
-        let child = command.spawn().map_err(|error| {
-            Failure::new(format!("memcached cannot be run ({error}): install it with `apt-get install memcached`"))
-        })?;
+        let child = command.spawn().map_err(absent)?;
         let mut memcached = Memcached { child, folder, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
         eventually(|| {
             let text = fs::read_to_string(&file)?;

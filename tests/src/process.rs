@@ -1,9 +1,10 @@
 //! The processes of pods. The bed's nodes are namespaces of this machine, so a container's process is one of its own.
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use std::{fs, io};
+use std::{env, fs, io};
 
 use crate::failure::{Failure, Outcome};
 
@@ -20,6 +21,28 @@ pub struct Usage {
     pub resident: u64,
     /// The most that its resident memory ever was, in bytes.
     pub resident_peak: u64,
+}
+
+/// A command whose process is killed when the thread that starts it ends, however that comes: nothing stays of a test or a
+/// benchmark that was killed itself. Arguments that are added go to `program`; the process's id is the program's.
+///
+/// # Errors
+/// Where there is no such program.
+pub fn tied(program: impl AsRef<OsStr>) -> io::Result<Command> {
+    let program = find(program.as_ref())?;
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    Ok(command)
+}
+
+fn find(program: &OsStr) -> io::Result<PathBuf> {
+    let path = Path::new(program);
+    let is_name = path.components().count() == 1;
+    let folders = env::var_os("PATH").filter(|_| is_name).unwrap_or_default();
+    let named = env::split_paths(&folders).map(|folder| folder.join(path));
+    let mut candidates = named.chain((!is_name).then(|| path.to_owned()));
+    let found = candidates.find(|file| file.is_file());
+    found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no such program"))
 }
 
 /// The kernel counts times for users in hundredths of a second, whatever its own clock is.
@@ -96,8 +119,18 @@ fn kibibytes(status: &str, field: &str) -> Outcome<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::Process;
-    use std::process;
+    use super::{Process, tied};
+    use std::os::unix::process::ExitStatusExt;
+    use std::{io, process, thread};
+
+    #[test]
+    fn a_tied_process_ends_with_the_thread_that_started_it() {
+        let start = || tied("sleep")?.arg("1000").spawn();
+        let mut child = thread::spawn(start).join().unwrap().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+        assert_eq!(tied("/no/such/program").unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(tied("no-such-program").unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
 
     #[test]
     fn a_process_uses_memory() {

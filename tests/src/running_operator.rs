@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 
 use crate::bed::repository;
 use crate::failure::{Failure, Outcome};
-use crate::process::Process;
+use crate::process::{Process, tied};
 use crate::scenario::{NOTICED, Scenario, until};
 use crate::{ensure, http};
 
@@ -36,7 +36,7 @@ impl Running {
     /// Where it was not built.
     pub fn start(s: &Scenario, lease: &str, identity: &str, arguments: &[&str]) -> Outcome<Running> {
         let port = free_port()?;
-        let child = Command::new(program())
+        let child = Command::from(tied(program())?)
             .args(["--namespaces", &s.namespace, "--lease-namespace", &s.namespace, "--lease-name", lease])
             .args(["--identity", identity, "--listen", &format!("127.0.0.1:{port}")])
             .args(arguments)

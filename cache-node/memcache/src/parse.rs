@@ -449,7 +449,7 @@ impl<'a> Line<'a> {
 }
 
 /// Reads the flags of a meta command, to know that they can be read.
-fn read_flags(verb: MetaVerb, key: &[u8], flags: &[u8]) -> Result<MetaOptions, Rejection> {
+pub(crate) fn read_flags(verb: MetaVerb, key: &[u8], flags: &[u8]) -> Result<MetaOptions, Rejection> {
     let short = |rejection| match (verb, rejection) {
         (MetaVerb::Delete | MetaVerb::Arithmetic, Rejection::OpaqueTooLong) => Rejection::OpaqueTooLong,
         (MetaVerb::Delete | MetaVerb::Arithmetic, _) => Rejection::BadFlags,

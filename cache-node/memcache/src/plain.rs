@@ -5,8 +5,8 @@
 //! way, only slower. A test holds the two together.
 
 use crate::command::{Command, Span, Verb};
-use crate::meta::MetaVerb;
-use crate::parse::{Limits, MAX_KEY_LENGTH, Step};
+use crate::meta::{MOST_WORDS, MetaVerb};
+use crate::parse::{Limits, MAX_KEY_LENGTH, Step, read_flags};
 
 const LINE_END: &[u8; 2] = b"\r\n";
 /// A number of up to so many digits fits into 63 bits; flags and lengths have fewer.
@@ -48,16 +48,8 @@ fn set(input: &[u8], at: usize, limits: Limits) -> Option<Step> {
 /// A store of which the line is whole: what it says of the value behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Announced {
-    /// Which store; none that compares a CAS.
-    pub verb: Verb,
-    /// The key.
-    pub key: Span,
-    /// The client's flags.
-    pub flags: u32,
-    /// The expiry time as the client gave it.
-    pub exptime: i64,
-    /// Whether to stay silent.
-    pub noreply: bool,
+    /// The store ([`Command::Store`] or [`Command::MetaSet`]), with an empty value where its own begins.
+    pub command: Command,
     /// Where the value begins.
     pub value: usize,
     /// Its length, which is within the limit.
@@ -66,23 +58,57 @@ pub struct Announced {
 
 /// The store that `input` begins with, where its line is plain and whole, so that its value can be received elsewhere.
 pub(crate) fn announced(input: &[u8], limits: Limits) -> Option<Announced> {
-    const VERBS: [(&[u8], Verb); 5] = [
+    let announced = if input.starts_with(b"ms ") { announced_meta_set(input) } else { announced_store(input) };
+    announced.filter(|announced| announced.length <= limits.max_value)
+}
+
+fn announced_store(input: &[u8]) -> Option<Announced> {
+    const VERBS: [(&[u8], Verb); 6] = [
         (b"set ", Verb::Set),
         (b"add ", Verb::Add),
         (b"replace ", Verb::Replace),
         (b"append ", Verb::Append),
         (b"prepend ", Verb::Prepend),
+        (b"cas ", Verb::Cas(0)),
     ];
     let (word, verb) = VERBS.into_iter().find(|(word, _)| input.starts_with(word))?;
     let (key, end) = key(input, word.len())?;
     let (flags, end) = number(input, space(input, end)?, MOST_SHORT_DIGITS)?;
     let (exptime, end) = number(input, space(input, end)?, MOST_DIGITS)?;
     let (length, end) = number(input, space(input, end)?, MOST_SHORT_DIGITS)?;
+    let (verb, end) = match verb {
+        Verb::Cas(_) => {
+            let (cas, end) = number(input, space(input, end)?, MOST_DIGITS)?;
+            (Verb::Cas(cas), end)
+        }
+        verb => (verb, end),
+    };
     let noreply = input[end..].starts_with(b" noreply");
     let value = line_end(input, if noreply { end + b" noreply".len() } else { end })?;
-    let length = length as usize;
     let (flags, exptime) = (flags as u32, exptime as i64);
-    (length <= limits.max_value).then_some(Announced { verb, key, flags, exptime, noreply, value, length })
+    let command = Command::Store { verb, key, value: Span::new(value, 0), flags, exptime, noreply };
+    Some(Announced { command, value, length: length as usize })
+}
+
+fn announced_meta_set(input: &[u8]) -> Option<Announced> {
+    let (key, end) = key(input, b"ms ".len())?;
+    let (length, end) = number(input, space(input, end)?, MOST_SHORT_DIGITS)?;
+    let flags = match line_end(input, end) {
+        Some(_) => Span::new(end, 0),
+        None => {
+            let start = space(input, end)?;
+            Span::new(start, memchr::memchr(b'\r', &input[start..])?)
+        }
+    };
+    let words = || flags.of(input).split(|byte| *byte == b' ');
+    // Words behind each other with more or less than a space between them are not plain.
+    if flags.length() > 0 && words().any(<[u8]>::is_empty) || words().count() + 2 > MOST_WORDS {
+        return None;
+    }
+    let value = line_end(input, flags.start() + flags.length())?;
+    read_flags(MetaVerb::Set, key.of(input), flags.of(input)).ok()?;
+    let command = Command::MetaSet { key, flags, value: Span::new(value, 0) };
+    Some(Announced { command, value, length: length as usize })
 }
 
 fn meta_get(input: &[u8], at: usize) -> Option<Step> {
@@ -230,20 +256,36 @@ mod tests {
 
     #[test]
     fn an_announced_store_is_the_one_that_comes() {
-        for line in ["set", "add", "replace", "append", "prepend"]
-            .iter()
-            .flat_map(|verb| ["", " noreply"].map(|end| format!("{verb} key 7 60 5{end}\r\n")))
-        {
+        let classic = ["set key 7 60 5", "add key 7 60 5", "replace key 7 60 5", "append key 7 60 5"];
+        let classic = classic.iter().chain(&["prepend key 7 60 5", "cas key 7 60 5 123"]);
+        let lines = classic.flat_map(|line| ["", " noreply"].map(|end| format!("{line}{end}\r\n")));
+        let meta = ["ms key 5\r\n", "ms key 5 T60 c F7 MA O123\r\n", "ms a2V5 5 b q k C5 I\r\n"].map(str::to_owned);
+        for line in lines.chain(meta) {
             let found = announced(line.as_bytes(), LIMITS).unwrap();
             let whole = line.clone() + "value\r\n";
             let Step::Command { command, .. } = parse_any(whole.as_bytes(), 0, 0, LIMITS) else { panic!("{line}") };
-            let Announced { verb, key, flags, exptime, noreply, value, length } = found;
-            let value = Span::new(value, length);
-            assert_eq!(command, Command::Store { verb, key, value, flags, exptime, noreply }, "{line}");
+            let Announced { command: ahead, value: at, length } = found;
+            let value = Span::new(at, length);
+            let with_value = match ahead {
+                Command::Store { verb, key, flags, exptime, noreply, .. } => {
+                    Command::Store { verb, key, value, flags, exptime, noreply }
+                }
+                Command::MetaSet { key, flags, .. } => Command::MetaSet { key, flags, value },
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(command, with_value, "{line}");
         }
-        for line in
-            ["set key 7 60 5", "set key 7 60 1001\r\n", "cas key 0 0 5 1\r\n", "set key 0 0 5  \r\n", "get key\r\n"]
-        {
+        for line in [
+            "set key 7 60 5",
+            "set key 7 60 1001\r\n",
+            "cas key 0 0 5\r\n",
+            "set key 0 0 5  \r\n",
+            "get key\r\n",
+            "ms key 5  c\r\n",
+            "ms key 5 MX\r\n",
+            "ms key 1001 c\r\n",
+            "ms key 5 c",
+        ] {
             assert_eq!(announced(line.as_bytes(), LIMITS), None, "{line}");
         }
     }

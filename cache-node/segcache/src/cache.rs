@@ -12,7 +12,7 @@ use crate::populate::Populator;
 use crate::record::{Header, Layout};
 use crate::segment::{Location, Record, Segments, State};
 use crate::settings::Geometry;
-use crate::{Counters, Deadline, Eviction, Item, Settings, SettingsError, TtlBucket};
+use crate::{Counters, Deadline, Eviction, Glance, Item, Settings, SettingsError, TtlBucket};
 
 /// A cache of items in memory.
 ///
@@ -160,7 +160,18 @@ impl Cache {
     /// [`Cache::get`] of a key whose hash is known.
     #[inline]
     pub fn get_hashed(&mut self, hash: KeyHash, key: &[u8]) -> Option<Item<'_>> {
+        self.get_if(hash, key, |_| true)
+    }
+
+    /// [`Cache::get_hashed`] of an item that `wanted` says yes to. One that it says no to is none, and does not count as
+    /// read: for whoever has no room for it yet, and will ask again.
+    #[inline]
+    pub fn get_if(&mut self, hash: KeyHash, key: &[u8], wanted: impl FnOnce(&Glance) -> bool) -> Option<Item<'_>> {
         let place = self.live_place(hash.0, key)?;
+        let Header { value_length, marks, .. } = place.header;
+        if !wanted(&Glance { length: value_length, stale: marks.stale, won: marks.won }) {
+            return None;
+        }
         self.note_read(place.slot, true);
         if place.header.marks.accessed.is_some() {
             self.note_access(place.slot);
@@ -403,4 +414,20 @@ pub(crate) enum End {
     Expired,
     /// It was stored before a flush.
     Flushed,
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Cache, Deadline, Eviction, Settings};
+
+    #[test]
+    fn an_item_that_is_not_wanted_does_not_count_as_read() {
+        let settings = Settings { budget: 8 << 20, max_item_size: 1 << 10, eviction: Eviction::Merge, seed: 1 };
+        let mut cache = Cache::new(settings, 1_800_000_000).unwrap();
+        cache.set(b"key", b"value", 0, Deadline::Never).unwrap();
+        let hash = cache.hash_of(b"key");
+        assert!(cache.get_if(hash, b"key", |item| item.length > 5 || item.stale || item.won).is_none());
+        assert!(!cache.get_if(hash, b"key", |item| item.length == 5).unwrap().hit_before);
+        assert!(cache.get(b"key").unwrap().hit_before);
+    }
 }

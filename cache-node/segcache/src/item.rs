@@ -5,6 +5,17 @@ use crate::Deadline;
 /// The longest key in bytes, as in memcached.
 pub const MAX_KEY_LENGTH: usize = 250;
 
+/// What can be told of an item before it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Glance {
+    /// The length of its value in bytes.
+    pub length: usize,
+    /// It is out of date.
+    pub stale: bool,
+    /// Somebody was told to renew it.
+    pub won: bool,
+}
+
 /// An item as it stands in the cache: its value is a slice of the segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Item<'a> {

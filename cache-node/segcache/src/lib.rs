@@ -44,6 +44,8 @@
 //!   one less, as long as that is possible. What it comes to beside an LRU and beside memcached is in `docs/hit-ratio.md`.
 //! - **Work is bounded**: expiry, eviction and the growth of the index advance by some records with each write and each
 //!   [`Cache::advance`]; segments are freed ahead of the writes. In the steady state nothing is allocated.
+//! - **Pages** take memory with the first write to them, for which the system may need milliseconds. A [`Populator`], on a
+//!   thread of the caller's, has them made ready a little ahead of the writes.
 //! - **The index** grows and shrinks by a bucket at a time, and takes its memory from the segments and gives it back.
 //!
 //! # What an item costs
@@ -94,7 +96,7 @@ pub use deadline::Deadline;
 pub use dump::Cursor;
 pub use evicted::{Evicted, Evictions};
 pub use hash::KeyHash;
-pub use item::{ArithmeticError, Item, MAX_KEY_LENGTH, Mode, NewItem, Outcome, StoreError};
+pub use item::{ArithmeticError, Glance, Item, MAX_KEY_LENGTH, Mode, NewItem, Outcome, StoreError};
 pub use populate::{Populator, Progress};
 pub use reservation::Reservation;
 pub use settings::{Eviction, Settings, SettingsError};

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, IoSliceMut, Read};
 
-use memcache::{Announced, Command, Protocol, Rejection, Span};
+use memcache::{Announced, Command, Protocol, Rejection};
 use segcache::{Cache, Reservation};
 
 use super::{Batch, Received};
@@ -69,15 +69,16 @@ impl Batch {
     /// Makes a command of the store whose value has come; says no while it has not.
     pub(super) fn finish_filling(&mut self) -> bool {
         let Some(Filling { announced, reservation }) = self.filling.take() else { return true };
-        let Announced { verb, key, flags, exptime, noreply, value, .. } = announced;
+        let Announced { command, value, .. } = announced;
         let next = value + LINE_END.len();
         if reservation.missing() > 0 || self.input.filled < next {
             self.filling = Some(Filling { announced, reservation });
             return false;
         }
         let command = if &self.input.bytes[value..next] == LINE_END {
-            Command::Store { verb, key, value: Span::new(value, 0), flags, exptime, noreply }
+            command
         } else {
+            let noreply = matches!(command, Command::Store { noreply: true, .. });
             Command::Reject { rejection: Rejection::BadChunk, noreply }
         };
         self.commands.push(command);
@@ -140,18 +141,21 @@ mod tests {
 
     impl Write for Wire<'_> {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.write_vectored(&[io::IoSlice::new(bytes)])
+        }
+
+        fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
             self.blocks = !self.blocks;
             if self.blocks {
                 return Err(ErrorKind::WouldBlock.into());
             }
-            let taken = bytes.len().min(self.piece);
-            self.outgoing.extend_from_slice(&bytes[..taken]);
-            Ok(taken)
-        }
-
-        fn write_vectored(&mut self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-            let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-            self.write(&all)
+            let mut left = self.piece;
+            for slice in slices {
+                let taken = slice.len().min(left);
+                self.outgoing.extend_from_slice(&slice[..taken]);
+                left -= taken;
+            }
+            Ok(self.piece - left)
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -223,6 +227,11 @@ mod tests {
             store("append b", &large, " noreply"),
             store("replace c", &large, ""),
             b"get b\r\nget a\r\n".to_vec(),
+            store("cas a", &large, " 1"),
+            store("cas a", &large, " 77 noreply"),
+            [b"ms YmFzZQ== 100000 b T60 F7 k c\r\n", &large[..], b"\r\nms base 100000 ME\r\n", &large, b"\r\n"]
+                .concat(),
+            [b"ms base 100000 MA q C1\r\n", &large[..], b"\r\nmg base s f\r\nget base\r\n"].concat(),
         ]
         .concat();
         let both = [&small[..], &large].concat();
@@ -233,6 +242,8 @@ mod tests {
             &show("b", &both),
             b"END\r\n",
             &show("a", &large),
+            b"END\r\nEXISTS\r\nHD kYmFzZQ== b c5\r\nNS\r\nEX\r\nHD s100000 f7\r\n",
+            &show("base", &large),
             b"END\r\n",
         ]
         .concat();
@@ -241,6 +252,34 @@ mod tests {
             assert!(server.answer(&requests, piece) == answers, "pieces of {piece}");
             assert_eq!(server.owner.cache().counters().reservations, 0);
         }
+    }
+
+    #[test]
+    fn a_large_value_allocates_nothing() {
+        let large = value(100_000, 6);
+        let requests: Vec<Vec<u8>> = ["set a 7 0 100000", "cas a 7 0 100000 1", "ms b 100000 c F1", "add a 7 0 100000"]
+            .iter()
+            .map(|line| [line.as_bytes(), b"\r\n", &large, b"\r\n"].concat())
+            .chain([b"get a\r\nget a b\r\nmg b v\r\nmg b v f\r\n".to_vec()])
+            .collect();
+        let mut server = Server::new();
+        let mut outgoing = Vec::with_capacity(1 << 20);
+        let mut round = || {
+            for request in &requests {
+                let mut batch = server.pool.take().unwrap();
+                outgoing.clear();
+                let outgoing_of_wire = std::mem::take(&mut outgoing);
+                let mut wire = Wire { incoming: request, piece: 16_384, outgoing: outgoing_of_wire, blocks: false };
+                server.serve(&mut batch, &mut wire);
+                server.pool.give_back(batch);
+                outgoing = wire.outgoing;
+            }
+        };
+        // The buffers grow, and the index and the segments have their first items.
+        (0..2).for_each(|_| round());
+        let used = allocation_counter::measure(|| (0..20).for_each(|_| round()));
+        assert_eq!(used.count_total, 0, "{used:?}");
+        assert!(outgoing.len() > 4 * large.len());
     }
 
     #[test]

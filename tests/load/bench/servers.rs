@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tests::process::tied;
+
 use crate::bench::tls::Files;
 
 /// A server in one of its forms.
@@ -74,14 +76,18 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// A program on this core; on any, where the machine has only one.
-    pub fn pinned(&self, core: usize, program: &Path) -> Command {
+    /// A program on this core, or on any, where the machine has only one. It ends with this program, also where that is
+    /// killed.
+    ///
+    /// # Errors
+    /// Where there is no such program.
+    pub fn pinned(&self, core: usize, program: &Path) -> io::Result<Command> {
         if self.cores < 2 {
-            return Command::new(program);
+            return tied(program);
         }
-        let mut command = Command::new("taskset");
+        let mut command = tied("taskset")?;
         command.arg("-c").arg(core.to_string()).arg(program);
-        command
+        Ok(command)
     }
 }
 
@@ -142,14 +148,14 @@ fn command(kind: Kind, programs: &Programs, port: u16, value_size: usize, tls: O
     let address = format!("127.0.0.1:{port}");
     let command = match kind {
         Kind::Memcached => {
-            let mut command = programs.pinned(0, &programs.memcached);
+            let mut command = programs.pinned(0, &programs.memcached)?;
             command.args(["-t", "1", "-l", "127.0.0.1", "-p", &port.to_string(), "-U", "0", "-u", "root"]);
             command.args(["-m", &MEMORY_MEBIBYTES.to_string(), "-c", &CONNECTIONS.to_string(), "-I", "2m"]);
             command.args(tls.iter().flat_map(|files| files.of_memcached()));
             command
         }
         Kind::Floor => {
-            let mut command = programs.pinned(0, &programs.load);
+            let mut command = programs.pinned(0, &programs.load)?;
             command.args(["floor", "--listen", &address, "--value-size", &value_size.to_string()]);
             command
         }
@@ -162,8 +168,8 @@ fn command(kind: Kind, programs: &Programs, port: u16, value_size: usize, tls: O
             fs::write(&file, text)?;
             // Two workers and a storage thread are there to use more than one core.
             let mut command = match kind {
-                Kind::NodeTwo => Command::new(&programs.cache_node),
-                _ => programs.pinned(0, &programs.cache_node),
+                Kind::NodeTwo => tied(&programs.cache_node)?,
+                _ => programs.pinned(0, &programs.cache_node)?,
             };
             command.arg("--config").arg(&file);
             command

@@ -17,6 +17,7 @@ use crate::failure::{Failure, Outcome};
 use crate::hit_ratio::results::Cell;
 use crate::hit_ratio::store::Tally;
 use crate::hit_ratio::workload::{Operation, Request, Workload};
+use crate::process::tied;
 
 const PROGRAM: &str = "memcached";
 /// Where Debian's package libfaketime keeps the library for programs of several threads.
@@ -109,7 +110,7 @@ impl Memcached {
         fs::create_dir_all(&folder)?;
         write_clock(&folder, now)?;
         let (port_file, log) = (folder.join("port"), folder.join("log"));
-        let process = Command::new(PROGRAM)
+        let process = tied(PROGRAM)?
             .args(["-u", "root", "-U", "0", "-l", "127.0.0.1", "-p", "-1", "-t", "1", "-m", &limit.to_string()])
             .env("LD_PRELOAD", FAKETIME)
             .env("FAKETIME_TIMESTAMP_FILE", clock(&folder))
