@@ -242,7 +242,7 @@ mod tests {
             &show("b", &both),
             b"END\r\n",
             &show("a", &large),
-            b"END\r\nEXISTS\r\nHD kYmFzZQ== b c5\r\nNS\r\nEX\r\nHD s100000 f7\r\n",
+            b"END\r\nSTORED\r\nHD kYmFzZQ== b c5\r\nNS\r\nEX\r\nHD s100000 f7\r\n",
             &show("base", &large),
             b"END\r\n",
         ]
