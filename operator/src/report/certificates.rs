@@ -206,3 +206,135 @@ pub(super) fn events(
     }
     events
 }
+
+#[cfg(test)]
+mod tests {
+    use gannet_crds::CacheClusterStatus;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+    use std::time::Duration;
+
+    use super::{Certification, Given, Phase, Plan, events, finding, given_status};
+    use crate::certificate::tests::NOW;
+    use crate::certificate::{Authority, Certificate};
+    use crate::given::GivenContent;
+    use crate::observe::{Mounts, NodePod, Observed};
+
+    fn pods(served: &[bool]) -> Observed {
+        let pod = |served: &bool| NodePod {
+            name: "demo-0".to_owned(),
+            ordinal: 0,
+            uid: String::new(),
+            resource_version: String::new(),
+            revision: String::new(),
+            ready: true,
+            terminating: false,
+            host: String::new(),
+            since: None,
+            trouble: String::new(),
+            address: None,
+            mounts: Mounts { node_tls: true, given_tls: false, admin_tls: true },
+            touched: 0,
+            report: None,
+            served: Some(if *served { Ok("1a".to_owned()) } else { Err("no handshake".to_owned()) }),
+        };
+        Observed { pods: served.iter().map(pod).collect(), ..Observed::default() }
+    }
+
+    fn rotating(phase: Phase, waits: &str, at_risk: Option<&str>) -> Certification {
+        let waits_for = [waits].into_iter().filter(|waits| !waits.is_empty()).map(str::to_owned).collect();
+        let at_risk = at_risk.map(str::to_owned);
+        let plan = Plan { phase, writes: Vec::new(), stale: Vec::new(), waits_for, at_risk };
+        Certification { plan: Some(plan), ..Certification::default() }
+    }
+
+    fn given(content: Result<GivenContent, String>, stale: &[&str], is_late: bool) -> Certification {
+        let stale = stale.iter().map(|&pod| pod.to_owned()).collect();
+        let given = Given { secret: "ours".to_owned(), content, stale, is_late };
+        Certification { given: Some(given), ..Certification::default() }
+    }
+
+    fn content() -> GivenContent {
+        let leaf: Certificate = Authority::make("theirs", Duration::from_secs(3600), NOW).unwrap().certificate;
+        GivenContent { bundle: vec![leaf.clone()], leaf }
+    }
+
+    #[test]
+    fn the_condition_says_how_it_is_and_whom_it_waits_for() {
+        let trouble = Some(("CertManagerMissing", "install cert-manager".to_owned()));
+        for (observed, certification, holds, reason, words) in [
+            (pods(&[]), Certification::default(), false, "Disabled", "in the clear"),
+            (pods(&[true]), rotating(Phase::Current, "", None), true, "Current", "in time"),
+            (
+                pods(&[true]),
+                rotating(Phase::Distributing, "client slow", None),
+                true,
+                "DistributingBundle",
+                "client slow",
+            ),
+            (pods(&[true, false]), rotating(Phase::Current, "", None), false, "NotServed", "1 of 2 nodes"),
+            (pods(&[true]), rotating(Phase::Retiring, "x", Some("a CA ends")), false, "RotationAtRisk", "a CA ends"),
+            (
+                pods(&[true]),
+                Certification { foreign: vec!["mine".to_owned()], ..Certification::default() },
+                false,
+                "NameConflict",
+                "Secret mine",
+            ),
+            (
+                pods(&[true]),
+                Certification { trouble, ..rotating(Phase::Founding, "", None) },
+                false,
+                "CertManagerMissing",
+                "install",
+            ),
+            (pods(&[true]), given(Err("it is empty".to_owned()), &[], false), false, "SecretInvalid", "it is empty"),
+            (pods(&[true]), given(Ok(content()), &[], true), false, "RotationAtRisk", "Secret ours"),
+            (pods(&[true]), given(Ok(content()), &["demo-0"], false), true, "Renewing", "Secret ours"),
+            (pods(&[false]), given(Ok(content()), &[], false), false, "NotServed", "0 of 1"),
+            (pods(&[true]), given(Ok(content()), &[], false), true, "Current", "Secret ours"),
+        ] {
+            let found = finding(&observed, &Ok(certification));
+            assert_eq!((found.holds, found.reason), (holds, reason), "{}", found.message);
+            assert!(found.message.contains(words), "{words} is not in {}", found.message);
+        }
+    }
+
+    #[test]
+    fn a_list_of_pods_that_are_behind_is_short() {
+        let many: Vec<String> = (0..1000).map(|pod| format!("demo-{pod}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let status = given_status(&given(Ok(content()), &many, false).given.unwrap()).unwrap();
+        assert_eq!(status.waits_for.len(), 1);
+        assert!(status.waits_for[0].contains("demo-0") && status.waits_for[0].contains("995 more"), "{status:?}");
+    }
+
+    fn told(phase: &str, reason: &str) -> CacheClusterStatus {
+        let tls = gannet_crds::TlsStatus { phase: phase.to_owned(), ..gannet_crds::TlsStatus::default() };
+        let condition = Condition {
+            type_: "TLSReady".to_owned(),
+            status: "True".to_owned(),
+            reason: reason.to_owned(),
+            message: "as it is".to_owned(),
+            last_transition_time: Time(jiff::Timestamp::UNIX_EPOCH),
+            observed_generation: None,
+        };
+        CacheClusterStatus { tls: Some(tls), conditions: vec![condition], ..CacheClusterStatus::default() }
+    }
+
+    #[test]
+    fn each_step_is_an_event_and_a_risk_is_one_once() {
+        let reasons = |before: &CacheClusterStatus, after: &CacheClusterStatus| -> Vec<String> {
+            let told = events(before, after, &Ok(Certification::default()));
+            told.into_iter().map(|event| format!("{} {}", event.reason, event.note.unwrap_or_default())).collect()
+        };
+        let (current, begun) = (told("Current", "Current"), told("DistributingBundle", "DistributingBundle"));
+        assert_eq!(
+            reasons(&current, &begun),
+            ["CARotation the replacement of the CA goes from Current to DistributingBundle"]
+        );
+        assert!(reasons(&begun, &current)[0].contains("no longer trusted"));
+        let risky = told("RetiringOldCA", "RotationAtRisk");
+        assert_eq!(reasons(&told("RetiringOldCA", "RetiringOldCA"), &risky), ["RotationAtRisk as it is"]);
+        assert!(reasons(&risky, &risky).is_empty());
+    }
+}
