@@ -120,12 +120,20 @@ fn kibibytes(status: &str, field: &str) -> Outcome<u64> {
 #[cfg(test)]
 mod tests {
     use super::{Process, tied};
+    use std::io::{BufRead, BufReader};
     use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Stdio};
     use std::{io, process, thread};
 
     #[test]
     fn a_tied_process_ends_with_the_thread_that_started_it() {
-        let start = || tied("sleep")?.arg("1000").spawn();
+        let start = || -> io::Result<Child> {
+            let mut command = tied("sh")?;
+            let mut child = command.args(["-c", "echo here; exec sleep 1000"]).stdout(Stdio::piped()).spawn()?;
+            // From now on it is tied.
+            BufReader::new(child.stdout.take().unwrap()).read_line(&mut String::new())?;
+            Ok(child)
+        };
         let mut child = thread::spawn(start).join().unwrap().unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(9));
         assert_eq!(tied("/no/such/program").unwrap_err().kind(), io::ErrorKind::NotFound);
