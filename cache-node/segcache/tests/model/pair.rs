@@ -401,11 +401,12 @@ impl Pair {
         self.check(key);
     }
 
-    /// Calls what changes an item that is there, and may write it anew. Returns the answer, unless there was no room or
-    /// the item was evicted to make some.
+    /// Calls what changes an item that is there, and may write it anew, with a new deadline where one is given. Returns the
+    /// answer, unless there was no room or the item was evicted to make some.
     fn change<T>(
         &mut self,
         key: u16,
+        deadline: Option<Deadline>,
         change: impl FnOnce(&mut Cache, &[u8]) -> Result<Option<T>, StoreError>,
     ) -> Option<T> {
         self.check(key);
@@ -414,6 +415,10 @@ impl Pair {
         let answer = change(&mut self.cache, &key_bytes(key));
         let copies = self.cache.counters().stored - stored;
         self.model.writes += copies;
+        if let (Ok(Some(_)), Some(deadline), Some(known)) = (&answer, deadline, self.model.items.get_mut(&key)) {
+            // One that is past takes the item away, and is no eviction.
+            known.deadline = deadline;
+        }
         self.follow_evictions();
         match answer {
             Err(error) => assert!(matches!(error, StoreError::OutOfMemory { .. }) && !self.may_evict),
@@ -431,7 +436,7 @@ impl Pair {
     }
 
     fn mark_stale(&mut self, key: u16, deadline: Option<Deadline>, own_cas: Option<u64>) {
-        let changed = self.change(key, |cache, bytes| cache.mark_stale(bytes, deadline, own_cas));
+        let changed = self.change(key, deadline, |cache, bytes| cache.mark_stale(bytes, deadline, own_cas));
         if let (Some(cas), Some(known)) = (changed, self.model.items.get_mut(&key)) {
             match own_cas {
                 Some(own) => assert_eq!(cas, own),
@@ -441,7 +446,6 @@ impl Pair {
                 }
             }
             (known.stale, known.won, known.cas) = (true, false, cas);
-            known.deadline = deadline.unwrap_or(known.deadline);
         }
         self.check(key);
     }
@@ -470,7 +474,7 @@ impl Pair {
 
     /// Of all who ask one is told to renew an item, until it is written or marked as stale.
     fn win(&mut self, key: u16) {
-        let won = self.change(key, |cache, bytes| {
+        let won = self.change(key, None, |cache, bytes| {
             let item = cache.peek(bytes).map(|item| item.won);
             cache.win(bytes).map(|won| item.map(|_| won))
         });
@@ -482,7 +486,7 @@ impl Pair {
     }
 
     fn keep_access(&mut self, key: u16) {
-        let kept = self.change(key, |cache, bytes| cache.keep_access(bytes).map(|kept| kept.then_some(())));
+        let kept = self.change(key, None, |cache, bytes| cache.keep_access(bytes).map(|kept| kept.then_some(())));
         if let (Some(()), Some(known)) = (kept, self.model.items.get_mut(&key)) {
             known.accessed = Some(self.model.now);
         }
