@@ -49,6 +49,10 @@ pub struct Options {
 }
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// A process whose memory has stayed the same for so long has ended what it does when it starts.
+const SETTLED: Duration = Duration::from_millis(250);
+/// Looks, at most.
+const LOOKS: usize = 40;
 /// No line of a reply is longer.
 const LONGEST_LINE: u64 = 4096;
 /// Lines of a reply; one that has more is not the one that was waited for.
@@ -67,7 +71,7 @@ pub fn run(options: &Options) -> io::Result<()> {
     let tls = tls.map(|identity| identity.without_tickets());
     let open_one = || opened(options, &addresses, tls.as_ref());
     let warm = (0..10).map(|_| open_one()).collect::<io::Result<Vec<_>>>()?;
-    let before = Usage::of(options.measure)?;
+    let before = settled(options.measure)?;
     let mut held = Vec::with_capacity(options.connections);
     for index in 0..options.connections {
         held.push(open_one().map_err(|error| io::Error::other(format!("connection {}: {error}", index + 1)))?);
@@ -91,6 +95,21 @@ pub fn run(options: &Options) -> io::Result<()> {
     });
     drop(warm);
     writeln!(io::stdout(), "{line}")
+}
+
+/// What a process uses once it has started: a cache-node makes some of its memory ready ahead meanwhile, which is no
+/// connection's.
+fn settled(process: u32) -> io::Result<Usage> {
+    let mut usage = Usage::of(process)?;
+    for _ in 0..LOOKS {
+        std::thread::sleep(SETTLED);
+        let later = Usage::of(process)?;
+        if later.resident == usage.resident {
+            return Ok(later);
+        }
+        usage = later;
+    }
+    Err(io::Error::other(format!("the resident memory of process {process} does not come to rest")))
 }
 
 fn opened(options: &Options, addresses: &[SocketAddr], tls: Option<&Identity>) -> io::Result<Box<dyn Stream>> {

@@ -26,14 +26,17 @@ pub fn speed() {
     println!("|---|---|---|---|---|---|---|---|---|");
     for mebibytes in [10_u64, 100, 1024, 8192].into_iter().filter(|size| asked.is_empty() || asked.contains(size)) {
         let items = (mebibytes << 20) / ITEM;
+        // The map first, as long as all of the memory is there.
+        let map = (available() > items * MAP_ITEM).then(|| of_map(items));
         let ours = of_cache(mebibytes, items);
         print!("| {mebibytes} MiB | {items} |");
         ours.iter().for_each(|rate| print!(" {rate:.1} |"));
-        if available() > items * MAP_ITEM {
-            of_map(items).iter().for_each(|rate| print!(" {rate:.1} |"));
-            println!();
-        } else {
-            println!(" it does not fit into this machine's memory | | |");
+        match map {
+            Some(rates) => {
+                rates.iter().for_each(|rate| print!(" {rate:.1} |"));
+                println!();
+            }
+            None => println!(" it does not fit into this machine's memory | | |"),
         }
     }
 }
