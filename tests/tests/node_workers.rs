@@ -195,6 +195,8 @@ fn slow_commands_are_counted_and_some_of_them_logged() -> Outcome {
     const KEYS: usize = 30_000;
     const REQUESTS: usize = 40;
     const MOST_LINES_A_SECOND: usize = 10;
+    /// On a busy machine something else, the cache's own upkeep say, is slow too now and then.
+    const OTHERS: usize = 20;
     for (name, mode) in MODES {
         let node = Node::start(&format!("{mode}slowCommand: 1ms\n"))?;
         let keys: String = (0..KEYS).map(|key| format!(" no\x01ne{key}")).collect();
@@ -204,17 +206,25 @@ fn slow_commands_are_counted_and_some_of_them_logged() -> Outcome {
         for _ in 0..REQUESTS {
             client.expect(format!("get{keys}\r\n").as_bytes(), b"END\r\n")?;
         }
-        let told = watcher.line()?;
+        let mut told = watcher.line()?;
+        for _ in 0..OTHERS {
+            if told.contains(" cmd=get ") {
+                break;
+            }
+            told = watcher.line()?;
+        }
         ensure!(told.contains("type=slow_command cmd=get key=no%01ne0 us="), "{name}: watchers are told \"{told}\"");
-        let slow = node.wait_for_metric("gannet_slow_commands_total", |slow| slow >= REQUESTS as f64)?;
-        let line = node.wait_for_log("slow command")?;
+        let line = node.wait_for_log("slow command command=\"get\"")?;
         for word in ["WARN", "get", "no\\x01ne0", &address, "others=0", "left_out="] {
             ensure!(line.contains(word), "{name}: {word} is not in \"{line}\"");
         }
+        node.wait_for_metric("gannet_slow_commands_total", |slow| slow >= REQUESTS as f64)?;
         let log = node.log();
         let lines: Vec<&str> = log.lines().filter(|line| line.contains("slow command")).collect();
         let left_out: usize = lines.iter().map(|line| number(line, "left_out=")).sum::<Outcome<usize>>()?;
-        ensure!(lines.len() + left_out <= REQUESTS, "{name}: {left_out} left out of {REQUESTS}: {log}");
+        // Read after the log, so nothing that the log shows can be missing in it.
+        let slow = node.metric("gannet_slow_commands_total")? as usize;
+        ensure!(lines.len() + left_out <= slow, "{name}: {left_out} left out of {slow}: {log}");
         let mut seconds: Vec<&str> = lines.iter().filter_map(|line| line.split('.').next()).collect();
         seconds.dedup();
         let most = MOST_LINES_A_SECOND * (seconds.len() + 1);
