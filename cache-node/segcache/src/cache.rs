@@ -109,7 +109,7 @@ impl Cache {
     ///
     /// None where the memory is not of the system, and when one was given out before.
     pub fn populator(&mut self) -> Option<Populator> {
-        let parts = [self.index.pages()?, self.segments.pages()?];
+        let parts = [self.index.memory.part()?, self.segments.memory.part()?];
         let is_first = !std::mem::replace(&mut self.has_populator, true);
         is_first.then(|| Populator::new(parts))
     }
@@ -117,7 +117,7 @@ impl Cache {
     /// Whether there is something to do for the [`Populator`].
     #[must_use]
     pub fn wants_pages(&self) -> bool {
-        self.has_populator && (self.segments.wants_pages() || self.index.wants_pages())
+        self.has_populator && (self.segments.memory.is_behind() || self.index.memory.is_behind())
     }
 
     /// Sets the clock to `now` (unix seconds), and does a bounded amount of maintenance: expiry, merges, growth.
@@ -133,8 +133,8 @@ impl Cache {
                 self.flush_now();
             }
         }
-        self.segments.settle();
-        self.index.settle();
+        self.segments.memory.settle();
+        self.index.memory.settle();
         self.work_for_batch();
     }
 

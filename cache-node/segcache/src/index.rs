@@ -15,7 +15,7 @@
 use std::io;
 
 use crate::hash::mix;
-use crate::populate::{Ahead, Part};
+use crate::populate::Memory;
 use crate::segment::Location;
 use crate::volume::{HUGE_PAGE, Region};
 
@@ -109,7 +109,7 @@ pub(crate) struct Slot {
 
 /// The table. Every slot in use points to a record whose key has the hash that the slot is filed under.
 pub(crate) struct Index {
-    region: Region,
+    pub(crate) memory: Memory,
     division: Division,
     /// The number of groups is 2 to this power.
     level: u32,
@@ -123,7 +123,6 @@ pub(crate) struct Index {
     /// It counts against the budget in steps of this many bytes, and takes the next step when so many are left of the last.
     chunk: usize,
     margin: usize,
-    ahead: Ahead,
 }
 
 impl Index {
@@ -131,8 +130,9 @@ impl Index {
     /// is a multiple of one.
     pub(crate) fn new(most_bytes: usize, chunk: usize, segments: u32, segment_size: u32) -> io::Result<Index> {
         let is_huge = chunk.is_multiple_of(HUGE_PAGE);
+        let region = if is_huge { Region::anonymous_huge(most_bytes) } else { Region::anonymous(most_bytes) }?;
         let mut index = Index {
-            region: if is_huge { Region::anonymous_huge(most_bytes) } else { Region::anonymous(most_bytes) }?,
+            memory: Memory::new(region, 0),
             division: Division::new(segments, segment_size),
             level: FIRST_LEVEL,
             group_size: FIRST_GROUP,
@@ -141,25 +141,9 @@ impl Index {
             most_buckets: (most_bytes / BUCKET) as u64,
             chunk,
             margin: if is_huge { chunk / READY_SHARE } else { 0 },
-            ahead: Ahead::new(0),
         };
-        index.ahead.want(index.bytes());
+        index.memory.want(index.bytes());
         Ok(index)
-    }
-
-    /// What another thread needs to make memory ready.
-    pub(crate) fn pages(&self) -> Option<Part> {
-        self.ahead.part(&self.region)
-    }
-
-    /// Whether more memory is wanted ready than is.
-    pub(crate) fn wants_pages(&self) -> bool {
-        self.ahead.is_behind()
-    }
-
-    /// Gives back to the system what could not be given back before.
-    pub(crate) fn settle(&mut self) {
-        self.ahead.settle(&mut self.region);
     }
 
     /// What the offset of a record must be a multiple of.
@@ -217,18 +201,18 @@ impl Index {
 
     #[inline]
     fn bucket(&self, bucket: usize) -> &[u8; BUCKET] {
-        &self.region.bytes().as_chunks().0[bucket]
+        &self.memory.bytes().as_chunks().0[bucket]
     }
 
     #[inline]
     fn bucket_mut(&mut self, bucket: usize) -> &mut [u8; BUCKET] {
-        &mut self.region.bytes_mut().as_chunks_mut().0[bucket]
+        &mut self.memory.bytes_mut().as_chunks_mut().0[bucket]
     }
 
     /// Asks the processor to fetch what a lookup of `hash` reads.
     pub(crate) fn prefetch(&self, hash: u64) {
         for bucket in self.homes(hash) {
-            self.region.prefetch(bucket * BUCKET);
+            self.memory.prefetch(bucket * BUCKET);
         }
     }
 
@@ -381,8 +365,8 @@ impl Index {
         let size = self.group_size;
         let bytes = self.bytes();
         if self.bytes_grown() > bytes {
-            self.ahead.keep(bytes);
-            self.ahead.want(self.bytes_grown());
+            self.memory.keep(bytes);
+            self.memory.want(self.bytes_grown());
         }
         self.grown += 1;
         let moved = self.refile(group, (0..size).rev(), prefetch, hash_of);
@@ -411,8 +395,7 @@ impl Index {
         let moved = self.refile(self.grown, 0..self.group_size + 1, prefetch, hash_of);
         let end = self.buckets() as usize * BUCKET + self.margin;
         if end.is_multiple_of(self.chunk) {
-            self.settle();
-            self.ahead.release(&mut self.region, end..end + self.chunk);
+            self.memory.release(end..end + self.chunk);
         }
         moved
     }

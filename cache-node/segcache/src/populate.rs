@@ -141,26 +141,44 @@ impl Frontier {
     }
 }
 
-/// The owner's side: what of a region is to be ready, and what goes back to the system.
-pub(crate) struct Ahead {
+/// A region as its owner has it: its bytes, what of them is to be ready, and what goes back to the system.
+pub(crate) struct Memory {
+    region: Region,
     frontier: Arc<Frontier>,
     /// What is to go back to the system once the thread has left its page.
     waiting: Vec<Range<usize>>,
 }
 
-impl Ahead {
-    /// The memory that one takes, with its region's own.
+impl Memory {
+    /// The memory that one takes beside its bytes.
     pub(crate) const METADATA: usize =
         MOST_WAITING * size_of::<Range<usize>>() + size_of::<Frontier>() + ARC_COUNTS + Region::METADATA;
 
     /// Wants the first `wanted` bytes of a region.
-    pub(crate) fn new(wanted: usize) -> Ahead {
+    pub(crate) fn new(region: Region, wanted: usize) -> Memory {
         let frontier = Arc::new(Frontier { wanted: AtomicUsize::new(wanted), ..Frontier::default() });
-        Ahead { frontier, waiting: Vec::with_capacity(MOST_WAITING) }
+        Memory { region, frontier, waiting: Vec::with_capacity(MOST_WAITING) }
     }
 
-    pub(crate) fn part(&self, region: &Region) -> Option<Part> {
-        Some(Part { pages: region.pages()?, frontier: Arc::clone(&self.frontier) })
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.region.bytes()
+    }
+
+    #[inline]
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        self.region.bytes_mut()
+    }
+
+    /// As [`Region::prefetch`].
+    #[inline]
+    pub(crate) fn prefetch(&self, at: usize) {
+        self.region.prefetch(at);
+    }
+
+    /// What another thread needs to make pages ready; none where the bytes are not of the system.
+    pub(crate) fn part(&self) -> Option<Part> {
+        Some(Part { pages: self.region.pages()?, frontier: Arc::clone(&self.frontier) })
     }
 
     /// Wants the first `to` bytes; not while anything waits to go back, since there must not be more of that.
@@ -177,13 +195,14 @@ impl Ahead {
     }
 
     /// Gives bytes back to the system: at once, or, where the thread is at them in this moment, when it has left.
-    pub(crate) fn release(&mut self, region: &mut Region, range: Range<usize>) {
+    pub(crate) fn release(&mut self, range: Range<usize>) {
+        self.settle();
         self.frontier.wanted.fetch_min(range.start, Ordering::SeqCst);
         self.frontier.ready.fetch_min(range.start, Ordering::SeqCst);
         if self.frontier.is_at(&range) && self.waiting.len() < MOST_WAITING {
             self.waiting.push(range);
         } else {
-            region.release(range.start, range.len());
+            self.region.release(range.start, range.len());
         }
     }
 
@@ -193,11 +212,11 @@ impl Ahead {
     }
 
     /// Gives back what the thread has left.
-    pub(crate) fn settle(&mut self, region: &mut Region) {
+    pub(crate) fn settle(&mut self) {
         if self.waiting.is_empty() {
             return;
         }
-        let Ahead { frontier, waiting } = self;
+        let Memory { region, frontier, waiting } = self;
         waiting.retain(|range| {
             let stays = frontier.is_at(range);
             if !stays {
@@ -210,7 +229,7 @@ impl Ahead {
 
 #[cfg(test)]
 mod tests {
-    use super::{Ahead, Frontier};
+    use super::{Frontier, Memory};
     use crate::volume::{HUGE_PAGE, Region};
     use std::sync::atomic::Ordering;
 
@@ -221,37 +240,36 @@ mod tests {
 
     #[test]
     fn pages_are_made_ready_up_to_what_is_wanted_one_at_a_time() {
-        let mut ahead = Ahead::new(HUGE_PAGE + 100);
-        assert!(ahead.is_behind());
-        let frontier = std::sync::Arc::clone(&ahead.frontier);
+        let mut memory = Memory::new(Region::heap(4), HUGE_PAGE + 100);
+        assert!(memory.is_behind());
+        let frontier = std::sync::Arc::clone(&memory.frontier);
         assert_eq!(all(&frontier), [(0, HUGE_PAGE), (HUGE_PAGE, HUGE_PAGE + 100)]);
-        assert!(!ahead.is_behind());
-        ahead.want(HUGE_PAGE);
+        assert!(!memory.is_behind());
+        memory.want(HUGE_PAGE);
         assert_eq!(all(&frontier), []);
-        ahead.want(2 * HUGE_PAGE);
+        memory.want(2 * HUGE_PAGE);
         assert_eq!(all(&frontier), [(HUGE_PAGE + 100, 2 * HUGE_PAGE)]);
     }
 
     #[test]
     fn what_is_released_under_the_threads_hands_goes_back_when_it_has_left() {
-        let mut region = Region::heap(4);
-        let mut ahead = Ahead::new(2 * HUGE_PAGE);
-        let frontier = std::sync::Arc::clone(&ahead.frontier);
+        let mut memory = Memory::new(Region::heap(4), 2 * HUGE_PAGE);
+        let frontier = std::sync::Arc::clone(&memory.frontier);
         let range = frontier.begin().unwrap();
         // Another page, and then its own.
-        ahead.release(&mut region, HUGE_PAGE..2 * HUGE_PAGE);
-        assert!(ahead.waiting.is_empty());
-        ahead.release(&mut region, 4096..8192);
-        ahead.release(&mut region, 0..4096);
-        ahead.settle(&mut region);
-        assert_eq!(ahead.waiting.len(), 2);
-        ahead.want(HUGE_PAGE);
+        memory.release(HUGE_PAGE..2 * HUGE_PAGE);
+        assert!(memory.waiting.is_empty());
+        memory.release(4096..8192);
+        memory.release(0..4096);
+        memory.settle();
+        assert_eq!(memory.waiting.len(), 2);
+        memory.want(HUGE_PAGE);
         assert_eq!(frontier.wanted.load(Ordering::SeqCst), 0, "nothing is wanted as long as something waits");
-        ahead.keep(0);
+        memory.keep(0);
         frontier.finish(&range);
-        ahead.settle(&mut region);
-        assert!(ahead.waiting.is_empty());
-        ahead.want(HUGE_PAGE);
+        memory.settle();
+        assert!(memory.waiting.is_empty());
+        memory.want(HUGE_PAGE);
         assert_eq!(all(&frontier), [(0, HUGE_PAGE)], "the page counts as not ready");
     }
 }

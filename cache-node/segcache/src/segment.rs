@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 
-use crate::populate::{Ahead, Part};
+use crate::populate::Memory;
 use crate::record::{Header, Layout, Marks};
 use crate::volume::Region;
 
@@ -103,7 +103,7 @@ impl Segment {
 
 /// All segments and the memory that they share.
 pub(crate) struct Segments {
-    region: Region,
+    pub(crate) memory: Memory,
     segments: Vec<Segment>,
     size: u32,
     /// A record's offset is a multiple of this.
@@ -113,7 +113,6 @@ pub(crate) struct Segments {
     free: VecDeque<u32>,
     retired: Vec<u32>,
     created: u64,
-    ahead: Ahead,
     /// Segments below this are wanted ready, and so many beyond the one that was taken.
     wanted: u32,
     distance: u32,
@@ -124,14 +123,13 @@ impl Segments {
         let bytes = count as usize * size as usize;
         let distance = READY_AHEAD.min(bytes / READY_SHARE) as u32 / size;
         Ok(Segments {
-            region: Region::anonymous_huge(bytes)?,
+            memory: Memory::new(Region::anonymous_huge(bytes)?, distance as usize * size as usize),
             segments: vec![FREE; count as usize],
             size,
             alignment,
             free: (0..count).rev().collect(),
             retired: Vec::with_capacity(count as usize),
             created: 0,
-            ahead: Ahead::new(distance as usize * size as usize),
             wanted: distance,
             distance,
         })
@@ -194,23 +192,8 @@ impl Segments {
         if self.wanted < end {
             let ahead = &self.segments[self.wanted as usize..end as usize];
             self.wanted += ahead.iter().take_while(|segment| segment.state != State::Retired).count() as u32;
-            self.ahead.want(self.start(self.wanted));
+            self.memory.want(self.start(self.wanted));
         }
-    }
-
-    /// What another thread needs to make memory ready.
-    pub(crate) fn pages(&self) -> Option<Part> {
-        self.ahead.part(&self.region)
-    }
-
-    /// Whether more memory is wanted ready than is.
-    pub(crate) fn wants_pages(&self) -> bool {
-        self.ahead.is_behind()
-    }
-
-    /// Gives back to the system what could not be given back before.
-    pub(crate) fn settle(&mut self) {
-        self.ahead.settle(&mut self.region);
     }
 
     /// Gives a segment without live items back.
@@ -225,8 +208,7 @@ impl Segments {
         let Some(id) = self.free.pop_front() else { return false };
         self.segments[id as usize].state = State::Retired;
         let start = self.start(id);
-        self.settle();
-        self.ahead.release(&mut self.region, start..start + self.size as usize);
+        self.memory.release(start..start + self.size as usize);
         self.wanted = self.wanted.min(id);
         self.retired.push(id);
         true
@@ -236,7 +218,7 @@ impl Segments {
     pub(crate) fn restore(&mut self) -> bool {
         let Some(id) = self.retired.pop() else { return false };
         self.segments[id as usize].state = State::Free;
-        self.ahead.keep(self.start(id));
+        self.memory.keep(self.start(id));
         self.free.push_front(id);
         true
     }
@@ -250,14 +232,14 @@ impl Segments {
     pub(crate) fn record_bytes(&self, location: Location) -> &[u8] {
         let start = self.start(location.segment);
         let end = start + self.get(location.segment).written as usize;
-        self.region.bytes().get(start + location.offset as usize..end).unwrap_or_default()
+        self.memory.bytes().get(start + location.offset as usize..end).unwrap_or_default()
     }
 
     pub(crate) fn prefetch(&self, location: Location) {
         let at = self.start(location.segment) + location.offset as usize;
-        self.region.prefetch(at);
+        self.memory.prefetch(at);
         // A short record often straddles two lines.
-        self.region.prefetch(at + 63);
+        self.memory.prefetch(at + 63);
     }
 
     /// Reads the record at `location`.
@@ -303,7 +285,7 @@ impl Segments {
         let location = Location { segment: id, offset: segment.written };
         segment.written += aligned;
         let from = start + location.offset as usize;
-        (location, &mut self.region.bytes_mut()[from..from + length as usize])
+        (location, &mut self.memory.bytes_mut()[from..from + length as usize])
     }
 
     /// Takes the record at `location` back if it is the last of its segment.
@@ -318,13 +300,13 @@ impl Segments {
     /// `length` bytes of a record, `within` bytes from its start.
     pub(crate) fn part_mut(&mut self, location: Location, within: usize, length: usize) -> &mut [u8] {
         let from = self.start(location.segment) + location.offset as usize + within;
-        &mut self.region.bytes_mut()[from..from + length]
+        &mut self.memory.bytes_mut()[from..from + length]
     }
 
     /// `length` bytes of a record, `within` bytes from its start, also of one whose segment was freed just now.
     pub(crate) fn part(&self, location: Location, within: usize, length: usize) -> &[u8] {
         let from = self.start(location.segment) + location.offset as usize + within;
-        &self.region.bytes()[from..from + length]
+        &self.memory.bytes()[from..from + length]
     }
 
     /// Changes a record's marks in place; says whether they take no more room than the ones that it has.
@@ -339,7 +321,7 @@ impl Segments {
     pub(crate) fn copy(&mut self, from: (Location, usize), to: (Location, usize), length: usize) {
         let source = self.start(from.0.segment) + from.0.offset as usize + from.1;
         let target = self.start(to.0.segment) + to.0.offset as usize + to.1;
-        self.region.bytes_mut().copy_within(source..source + length, target);
+        self.memory.bytes_mut().copy_within(source..source + length, target);
     }
 }
 

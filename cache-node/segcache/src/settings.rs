@@ -4,7 +4,7 @@ use crate::bucket::Buckets;
 use crate::chronicle::Chronicle;
 use crate::ghost::Ghost;
 use crate::index::SMALLEST;
-use crate::populate::Ahead;
+use crate::populate::Memory;
 use crate::record::MAX_OVERHEAD;
 use crate::segment::Segments;
 use crate::volume::HUGE_PAGE;
@@ -118,7 +118,7 @@ const MOST_SEGMENTS: usize = 1 << 27;
 /// The largest value: a segment's size must fit 32 bits with room to spare.
 const LARGEST_ITEM: usize = 1 << 30;
 /// Metadata that does not depend on the number of segments.
-const FIXED_METADATA: usize = Buckets::METADATA + Chronicle::METADATA + 2 * Ahead::METADATA;
+const FIXED_METADATA: usize = Buckets::METADATA + Chronicle::METADATA + 2 * Memory::METADATA;
 /// From this budget on the index has huge pages: the last one, which may be nearly empty, is then below a hundredth.
 const HUGE_INDEX: usize = 256 << 20;
 /// A record of one byte is half index.
