@@ -80,7 +80,7 @@ pub struct Set {
 }
 
 /// A cache-node's pod.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct NodePod {
     pub name: String,
     pub ordinal: i32,

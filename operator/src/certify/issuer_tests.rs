@@ -73,19 +73,11 @@ fn pods_reload(scene: &mut Scene, given: bool) {
             NodePod {
                 name: format!("demo-{ordinal}"),
                 ordinal: i32::try_from(ordinal).unwrap(),
-                uid: String::new(),
-                resource_version: String::new(),
-                revision: String::new(),
                 ready: true,
-                terminating: false,
-                host: String::new(),
-                since: None,
-                trouble: String::new(),
-                address: None,
                 mounts: Mounts { node_tls: !given, given_tls: given, admin_tls: true },
-                touched: 0,
                 report: Some(Ok(serde_json::from_value(report).unwrap())),
                 served: Some(Ok(leaf.serial.clone())),
+                ..NodePod::default()
             }
         })
         .collect();

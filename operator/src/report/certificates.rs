@@ -222,20 +222,10 @@ mod tests {
     fn pods(served: &[bool]) -> Observed {
         let pod = |served: &bool| NodePod {
             name: "demo-0".to_owned(),
-            ordinal: 0,
-            uid: String::new(),
-            resource_version: String::new(),
-            revision: String::new(),
             ready: true,
-            terminating: false,
-            host: String::new(),
-            since: None,
-            trouble: String::new(),
-            address: None,
             mounts: Mounts { node_tls: true, given_tls: false, admin_tls: true },
-            touched: 0,
-            report: None,
             served: Some(if *served { Ok("1a".to_owned()) } else { Err("no handshake".to_owned()) }),
+            ..NodePod::default()
         };
         Observed { pods: served.iter().map(pod).collect(), ..Observed::default() }
     }

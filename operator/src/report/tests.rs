@@ -7,7 +7,7 @@ use crate::apply::Applied;
 use crate::certify::Certification;
 use crate::cluster::Cluster;
 use crate::cluster::tests::resource;
-use crate::observe::{Mounts, NodePod, Observed, Set};
+use crate::observe::{NodePod, Observed, Set};
 use crate::revision::Defaults;
 use crate::rollout::{Decision, Step, decide};
 
@@ -19,19 +19,12 @@ fn pod(ordinal: i32, revision: &str, ready: bool) -> NodePod {
     NodePod {
         name: format!("demo-{ordinal}"),
         ordinal,
-        uid: String::new(),
-        resource_version: String::new(),
         revision: revision.to_owned(),
         ready,
-        terminating: false,
         host: "host".to_owned(),
         since: Some(at(0)),
         trouble: if ready { String::new() } else { "ImagePullBackOff".to_owned() },
-        address: None,
-        mounts: Mounts::default(),
-        touched: 0,
-        report: None,
-        served: None,
+        ..NodePod::default()
     }
 }
 

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::{Decision, Progress, Step, Strategy, decide};
 use crate::cluster::Cluster;
 use crate::cluster::tests::resource;
-use crate::observe::{Mounts, NodePod, Observed, Set};
+use crate::observe::{NodePod, Observed, Set};
 use crate::revision::{Defaults, Revision};
 
 const IMAGE: &str = "cache-node:1";
@@ -31,15 +31,8 @@ fn pod(ordinal: i32, revision: &str, ready: bool) -> NodePod {
         resource_version: "1".to_owned(),
         revision: revision.to_owned(),
         ready,
-        terminating: false,
         host: "host".to_owned(),
-        since: None,
-        trouble: String::new(),
-        address: None,
-        mounts: Mounts::default(),
-        touched: 0,
-        report: None,
-        served: None,
+        ..NodePod::default()
     }
 }
 
