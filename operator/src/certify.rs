@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use gannet_crds::TlsMode;
+use gannet_crds::{TlsClient, TlsMode};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -78,7 +78,8 @@ pub fn certify(
     owner: &OwnerReference,
     now: i64,
 ) -> Result<Certification, CertifyError> {
-    let clerk = Clerk { tls, observed, owner, now, members: members(tls, observed) };
+    let nodes = observed.secrets.nodes.as_ref().map(NodesMaterial::read);
+    let clerk = Clerk { tls, observed, owner, now, members: members(tls, observed), nodes };
     let mut certification = Certification::default();
     clerk.certify_admin(admin, &mut certification)?;
     if let (Source::Secret(name), true) = (&tls.source, tls.mode != TlsMode::Disabled) {
@@ -129,6 +130,8 @@ struct Clerk<'a> {
     owner: &'a OwnerReference,
     now: i64,
     members: Vec<String>,
+    /// What the nodes' Secret holds.
+    nodes: Option<NodesMaterial>,
 }
 
 impl Clerk<'_> {
@@ -205,16 +208,16 @@ impl Clerk<'_> {
     fn facts(&self, ca: Option<&CaMaterial>) -> Facts {
         let Tls { mode, lives, clients, request, .. } = self.tls;
         let secrets = &self.observed.secrets;
-        let nodes = secrets.nodes.as_ref().map(NodesMaterial::read);
+        let nodes = self.nodes.as_ref();
         let leaves = nodes.iter().flat_map(|nodes| &nodes.pairs).zip(std::iter::repeat(ca));
         let leaves = leaves.filter_map(|((pod, pair), ca)| {
             Some((pod.clone(), ca?.leaf(&pair.certificate, &self.names().node(pod).names)))
         });
-        let secret_of = |name: &str| match secrets.clients.get(name) {
+        let secret_of = |client: &TlsClient| match secrets.clients.get(&client.secret_name) {
             Some(Found::Foreign) => ClientSecret::Foreign,
             Some(Found::Ours(secret)) => ClientMaterial::read(secret)
                 .zip(ca)
-                .map_or(ClientSecret::Missing, |(material, ca)| self.client_secret(&material, ca, name)),
+                .map_or(ClientSecret::Missing, |(material, ca)| self.client_secret(&material, ca, &client.name)),
             Some(Found::Missing) | None => ClientSecret::Missing,
         };
         Facts {
@@ -222,8 +225,8 @@ impl Clerk<'_> {
             lives: *lives,
             trust: ca.map(|ca| self.trust(ca)),
             nodes: Nodes {
-                bundle: nodes.as_ref().map(|nodes| bundle_hash(&nodes.bundle)),
-                has_identities: nodes.as_ref().is_some_and(|nodes| nodes.identities == self.identities()),
+                bundle: nodes.map(|nodes| bundle_hash(&nodes.bundle)),
+                has_identities: nodes.is_some_and(|nodes| nodes.identities == self.identities()),
                 leaves: leaves.collect(),
             },
             members: self.members.clone(),
@@ -233,7 +236,7 @@ impl Clerk<'_> {
                 .map(|client| Client {
                     name: client.name.clone(),
                     identity: self.names().identity(&client.name),
-                    secret: secret_of(&client.secret_name),
+                    secret: secret_of(client),
                 })
                 .collect(),
             has_strangers: *mode == TlsMode::Permissive,
@@ -241,12 +244,10 @@ impl Clerk<'_> {
         }
     }
 
-    fn client_secret(&self, material: &ClientMaterial, ca: &CaMaterial, secret: &str) -> ClientSecret {
-        let name = self.tls.clients.iter().find(|client| client.secret_name == secret).map(|client| &client.name);
-        let names = name.map(|name| self.names().client(name).names).unwrap_or_default();
+    fn client_secret(&self, material: &ClientMaterial, ca: &CaMaterial, client: &str) -> ClientSecret {
         ClientSecret::Ours {
             bundle: bundle_hash(&material.bundle),
-            leaf: ca.leaf(&material.pair.certificate, &names),
+            leaf: ca.leaf(&material.pair.certificate, &self.names().client(client).names),
             since: material.since,
         }
     }
@@ -380,7 +381,7 @@ impl Clerk<'_> {
     fn trusted(&self, ca: Option<&CaMaterial>) -> Vec<Certificate> {
         match ca {
             Some(ca) => ca.trusted().cloned().collect(),
-            None => self.observed.secrets.nodes.as_ref().map(NodesMaterial::read).unwrap_or_default().bundle,
+            None => self.nodes.iter().flat_map(|nodes| &nodes.bundle).cloned().collect(),
         }
     }
 
@@ -429,7 +430,7 @@ impl Clerk<'_> {
         issue: &BTreeMap<String, String>,
         into: &mut Certification,
     ) -> Result<Content, CertifyError> {
-        let mut nodes = self.observed.secrets.nodes.as_ref().map(NodesMaterial::read).unwrap_or_default();
+        let mut nodes = self.nodes.clone().unwrap_or_default();
         nodes.bundle = ca.trusted().cloned().collect();
         nodes.identities = self.identities();
         nodes.pairs.retain(|pod, _| self.members.contains(pod));
