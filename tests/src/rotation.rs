@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cluster::{small, with};
+use crate::cluster::{NodePod, small, with};
 use crate::ensure;
 use crate::failure::Outcome;
 use crate::scenario::{SERVING, Scenario, until};
@@ -22,6 +22,23 @@ pub fn secured(replicas: u32, clients: &[&str]) -> Value {
         "clients": clients,
     });
     with(small(replicas), json!({"tls": tls}))
+}
+
+/// As [`secured`], with certificates that outlast what a test does.
+#[must_use]
+pub fn secured_for_long(replicas: u32, clients: &[&str]) -> Value {
+    with(secured(replicas, clients), json!({"tls": {"duration": "20m", "renewBefore": "5m"}}))
+}
+
+/// Declares the cluster, and waits until it serves with certificates that are current.
+///
+/// # Errors
+/// Where that takes too long.
+pub async fn declared(s: &Scenario, spec: Value) -> Outcome<Vec<NodePod>> {
+    s.declare("demo", spec).await?;
+    let nodes = s.settled("demo").await?;
+    s.condition("demo", "TLSReady", "True", "Current").await?;
+    Ok(nodes)
 }
 
 /// Asks for a rotation, as a user does.

@@ -7,7 +7,7 @@ use tests::cluster::serves;
 use tests::ensure;
 use tests::failure::Outcome;
 use tests::process::Process;
-use tests::rotation::{ask, phase, rotated, secured};
+use tests::rotation::{ask, declared, phase, rotated, secured_for_long};
 use tests::scenario::{NOTICED, SERVING, Scenario, scenario, until};
 
 /// A host whose kubelet is halted in the middle of what it does; its pods go on running. It is thawed whatever happens.
@@ -33,12 +33,7 @@ impl Drop for Frozen {
 fn a_pod_that_serves_is_waited_for_and_one_that_is_gone_is_not() -> Outcome {
     scenario("frozen", 1, async |s, operator| {
         // Certificates must outlast the time in which none can be replaced.
-        let mut spec = secured(3, &["web"]);
-        spec["tls"]["duration"] = "20m".into();
-        spec["tls"]["renewBefore"] = "5m".into();
-        s.declare("demo", spec).await?;
-        let nodes = s.settled("demo").await?;
-        s.condition("demo", "TLSReady", "True", "Current").await?;
+        let nodes = declared(s, secured_for_long(3, &["web"])).await?;
         // Not the operator's own host: what is killed there would not come back before it is thawed.
         let leader = operator.wait_for_leader().await?;
         let home = leader.spec.and_then(|spec| spec.node_name).unwrap_or_default();

@@ -3,15 +3,13 @@
 use serde_json::json;
 use tests::application::Application;
 use tests::failure::Outcome;
-use tests::rotation::{phase, renewed, rotated, secured, serials};
+use tests::rotation::{declared, phase, renewed, rotated, secured, serials};
 use tests::scenario::scenario;
 
 #[test]
 fn a_lost_ca_heals_without_a_failed_handshake() -> Outcome {
     scenario("lost-ca", 1, async |s, _| {
-        s.declare("demo", secured(2, &["web"])).await?;
-        s.settled("demo").await?;
-        s.condition("demo", "TLSReady", "True", "Current").await?;
+        declared(s, secured(2, &["web"])).await?;
         let application = Application::start(s, "cache-web", &s.addresses("demo", 2)).await?;
         let (_, oldest) = phase(s).await?;
         s.kubectl(&["delete", "secret", "demo-ca"]).await?;
@@ -24,9 +22,7 @@ fn a_lost_ca_heals_without_a_failed_handshake() -> Outcome {
 #[test]
 fn a_paused_cluster_has_its_certificates_renewed() -> Outcome {
     scenario("paused-tls", 1, async |s, _| {
-        s.declare("demo", secured(1, &["web"])).await?;
-        s.settled("demo").await?;
-        s.condition("demo", "TLSReady", "True", "Current").await?;
+        declared(s, secured(1, &["web"])).await?;
         s.change("demo", json!({"paused": true})).await?;
         s.condition("demo", "Paused", "True", "Paused").await?;
         renewed(s, &serials(s).await?).await

@@ -13,7 +13,7 @@ use tests::ensure;
 use tests::failure::Outcome;
 use tests::http::Credentials;
 use tests::load::Load;
-use tests::rotation::{ask, phase, renewed, rotated, secured, serials};
+use tests::rotation::{ask, declared, phase, renewed, rotated, secured, serials};
 use tests::scenario::{NOTICED, Scenario, scenario, until};
 use tests::secret::{Authority, Leaf};
 use tests::tls::TlsClient;
@@ -49,9 +49,7 @@ fn cert_managers_certificates_and_its_ca_are_renewed_and_nobody_notices() -> Out
         s.apply(ISSUERS).await?;
         let issuer = json!({"type": "CertManager", "name": "ours"});
         let tls = json!({"issuer": issuer, "duration": "1h", "renewBefore": "20m", "ca": {"renewBefore": "3h", "duration": "9h"}});
-        s.declare("demo", with(secured(3, &["web"]), json!({"tls": tls}))).await?;
-        let nodes = s.settled("demo").await?;
-        s.condition("demo", "TLSReady", "True", "Current").await?;
+        let nodes = declared(s, with(secured(3, &["web"]), json!({"tls": tls}))).await?;
         let addresses = s.addresses("demo", 3);
         let application = Application::start(s, "cache-web", &addresses).await?;
         let load = Load::start(&addresses, &application.files())?;
@@ -110,9 +108,7 @@ fn a_secret_of_somebody_else_is_served_and_followed_and_never_written() -> Outco
         give(s, &ca, &host, None).await?;
         let issuer = json!({"type": "Secret", "name": "given"});
         let tls = json!({"mode": "Strict", "issuer": issuer, "maxConnectionAge": "10s", "identities": ["DNS:web"]});
-        s.declare("demo", with(small(1), json!({"tls": tls}))).await?;
-        let nodes = s.settled("demo").await?;
-        s.condition("demo", "TLSReady", "True", "Current").await?;
+        let nodes = declared(s, with(small(1), json!({"tls": tls}))).await?;
         let address = (nodes[0].address.parse::<IpAddr>()?, config::DATA_PORT).into();
         let client = |name: &str| {
             let pair = ca.issue(&Leaf::named(&[name]))?;

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Secret;
 use tests::application::Application;
 use tests::ensure;
 use tests::failure::{Failure, Outcome};
-use tests::rotation::{ask, phase, rotated, secured};
+use tests::rotation::{ask, declared, phase, rotated, secured};
 use tests::running_operator::Running;
 use tests::scenario::{SERVING, Scenario, scenario, until};
 
@@ -17,9 +17,7 @@ fn two_operators_at_once_never_fork_the_ca() -> Outcome {
         let admin = format!("--admin-ca-secret={}", admin_ca(s).await?);
         let rival = Running::start(s, "another", "rival", &[&admin])?;
         rival.leads(true).await?;
-        s.declare("demo", secured(2, &["web"])).await?;
-        s.settled("demo").await?;
-        s.condition("demo", "TLSReady", "True", "Current").await?;
+        declared(s, secured(2, &["web"])).await?;
         let application = Application::start(s, "cache-web", &s.addresses("demo", 2)).await?;
         for round in ["ca@1", "ca@2"] {
             let before = trusted(s).await?;

@@ -10,7 +10,7 @@ use tests::failure::{Failure, Outcome};
 use tests::http::Credentials;
 use tests::load::Load;
 use tests::operator::restarts;
-use tests::rotation::{ask, phase, renewed, rotated, secured, serials};
+use tests::rotation::{ask, declared, phase, renewed, rotated, secured, secured_for_long, serials};
 use tests::scenario::{NOTICED, SERVING, Scenario, scenario, until};
 use tests::tls::TlsClient;
 use tokio::time::timeout;
@@ -18,9 +18,7 @@ use tokio::time::timeout;
 #[test]
 fn leaves_renew_and_the_ca_rotates_twice_and_nobody_notices() -> Outcome {
     scenario("rotate", 1, async |s, _| {
-        s.declare("demo", secured(3, &["web"])).await?;
-        let nodes = s.settled("demo").await?;
-        s.condition("demo", "TLSReady", "True", "Current").await?;
+        let nodes = declared(s, secured(3, &["web"])).await?;
         let addresses = s.addresses("demo", 3);
         let application = Application::start(s, "cache-web", &addresses).await?;
         let load = Load::start(&addresses, &application.files())?;
@@ -95,14 +93,9 @@ fn connect(s: &Scenario, node: &NodePod, identity: &Arc<rustls::ClientConfig>) -
 fn an_operator_killed_in_each_phase_finishes_the_rotation() -> Outcome {
     scenario("rotate-kill", 1, async |s, operator| {
         // Certificates must outlast the restarts.
-        let mut spec = secured(3, &["web", "slow"]);
-        spec["tls"]["duration"] = "20m".into();
-        spec["tls"]["renewBefore"] = "5m".into();
-        s.declare("demo", spec).await?;
-        s.settled("demo").await?;
+        declared(s, secured_for_long(3, &["web", "slow"])).await?;
         let application = Application::start(s, "cache-web", &s.addresses("demo", 3)).await?;
         let mut slow = Application::start(s, "cache-slow", &s.addresses("demo", 3)).await?;
-        s.condition("demo", "TLSReady", "True", "Current").await?;
         let (_, oldest) = phase(s).await?;
         ask(s, "ca@1").await?;
         for awaited in ["DistributingBundle", "ReissuingNodes", "ReissuingClients", "RetiringOldCA"] {
@@ -128,9 +121,7 @@ fn an_operator_killed_in_each_phase_finishes_the_rotation() -> Outcome {
 #[test]
 fn a_request_that_is_replayed_starts_nothing() -> Outcome {
     scenario("rotate-again", 1, async |s, _| {
-        s.declare("demo", secured(1, &[])).await?;
-        s.settled("demo").await?;
-        s.condition("demo", "TLSReady", "True", "Current").await?;
+        declared(s, secured(1, &[])).await?;
         let (_, oldest) = phase(s).await?;
         ask(s, "ca@1").await?;
         let newest = rotated(s, &oldest).await?;

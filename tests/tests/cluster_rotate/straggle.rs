@@ -3,19 +3,14 @@
 use tests::application::Application;
 use tests::ensure;
 use tests::failure::Outcome;
-use tests::rotation::{ask, phase, rotated, secured};
+use tests::rotation::{ask, declared, phase, rotated, secured_for_long};
 use tests::scenario::{NOTICED, scenario, until};
 
 #[test]
 fn a_client_that_does_not_reload_is_named_and_its_ca_stays() -> Outcome {
     scenario("straggle", 1, async |s, _| {
         // Its certificate must outlast the wait.
-        let mut spec = secured(2, &["web", "slow"]);
-        spec["tls"]["duration"] = "20m".into();
-        spec["tls"]["renewBefore"] = "5m".into();
-        s.declare("demo", spec).await?;
-        s.settled("demo").await?;
-        s.condition("demo", "TLSReady", "True", "Current").await?;
+        declared(s, secured_for_long(2, &["web", "slow"])).await?;
         let addresses = s.addresses("demo", 2);
         let web = Application::start(s, "cache-web", &addresses).await?;
         let mut slow = Application::start(s, "cache-slow", &addresses).await?;
