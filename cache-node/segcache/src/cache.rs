@@ -8,10 +8,11 @@ use crate::ghost::Ghost;
 use crate::hash::{KeyHash, KeyHasher, Random};
 use crate::index::{Index, Slot};
 use crate::maintenance::Maintenance;
+use crate::opening::Volume;
 use crate::populate::Populator;
 use crate::record::{Header, Layout};
 use crate::segment::{Location, Record, Segments, State};
-use crate::settings::Geometry;
+use crate::settings::{Geometry, Placement};
 use crate::{Counters, Deadline, Eviction, Glance, Item, Settings, SettingsError, TtlBucket};
 
 /// A cache of items in memory.
@@ -19,6 +20,8 @@ use crate::{Counters, Deadline, Eviction, Glance, Item, Settings, SettingsError,
 /// It has one owner and no locks; it reads no clock: [`Cache::advance`] tells it the time.
 pub struct Cache {
     pub(crate) budget: usize,
+    /// Whether the segments are paid for by the budget, as the index is.
+    pub(crate) shares_budget: bool,
     pub(crate) max_item_size: usize,
     pub(crate) eviction: Eviction,
     pub(crate) metadata_bytes: usize,
@@ -40,6 +43,8 @@ pub struct Cache {
     /// None while nobody watches.
     pub(crate) evictions: Option<Evictions>,
     has_populator: bool,
+    /// None where nothing outlives the process.
+    pub(crate) volume: Option<Volume>,
 }
 
 /// What is counted as it happens.
@@ -52,6 +57,7 @@ pub(crate) struct Totals {
     pub(crate) expired: u64,
     pub(crate) stalled: u64,
     pub(crate) reservations: usize,
+    pub(crate) damaged: u64,
 }
 
 /// An item of the index and its record.
@@ -75,31 +81,48 @@ impl Cache {
     /// # Errors
     /// [`SettingsError`] where no cache can be made of these settings.
     pub fn new(settings: Settings, now: u64) -> Result<Cache, SettingsError> {
-        let Geometry { segment_size, segments, index_bytes, index_chunk, ghost_bytes, metadata_bytes } =
-            settings.geometry()?;
-        let memory = |size| move |error: std::io::Error| SettingsError::Memory { size, reason: error.to_string() };
-        let bytes = segments as usize * segment_size as usize;
+        let geometry = settings.geometry(Placement::MEMORY)?;
+        let Geometry { segment_size, segments: count, .. } = geometry;
+        let size = count as usize * segment_size as usize;
+        let segments = Segments::new(count, segment_size, Index::alignment(count, segment_size))
+            .map_err(|error| SettingsError::Memory { size, reason: error.to_string() })?;
+        Cache::assemble(&settings, &geometry, segments, settings.seed, now)
+    }
+
+    /// A cache of these parts, its index still empty.
+    pub(crate) fn assemble(
+        settings: &Settings,
+        geometry: &Geometry,
+        segments: Segments,
+        hash_seed: u64,
+        now: u64,
+    ) -> Result<Cache, SettingsError> {
+        let Geometry { segment_size, segments: count, index_bytes, index_chunk, ghost_bytes, metadata_bytes } =
+            *geometry;
+        let index = Index::new(index_bytes, index_chunk, count, segment_size)
+            .map_err(|error| SettingsError::Memory { size: index_bytes, reason: error.to_string() })?;
         Ok(Cache {
             budget: settings.budget,
+            shares_budget: true,
             max_item_size: settings.max_item_size,
             eviction: settings.eviction,
             metadata_bytes,
-            hasher: KeyHasher::new(settings.seed),
+            hasher: KeyHasher::new(hash_seed),
             random: Random::new(!settings.seed),
             now,
             sequence: 0,
             chronicle: Chronicle::new(now),
             flushed: 0,
             flush_at: None,
-            index: Index::new(index_bytes, index_chunk, segments, segment_size).map_err(memory(index_bytes))?,
-            segments: Segments::new(segments, segment_size, Index::alignment(segments, segment_size))
-                .map_err(memory(bytes))?,
+            index,
+            segments,
             buckets: Buckets::new(),
-            maintenance: Maintenance::new(segments),
+            maintenance: Maintenance::new(count),
             ghost: Ghost::new(ghost_bytes),
             totals: Totals::default(),
             evictions: None,
             has_populator: false,
+            volume: None,
         })
     }
 
@@ -129,9 +152,10 @@ impl Cache {
             self.now = now;
             self.chronicle.note(now, self.sequence);
             self.maintenance.clock_moved();
-            if self.flush_at.is_some_and(|at| at <= now) {
-                self.flush_now();
-            }
+            self.write_superblock();
+        }
+        if self.flush_at.is_some_and(|at| at <= self.now) {
+            self.flush_now();
         }
         self.segments.memory.settle();
         self.index.memory.settle();
@@ -228,7 +252,10 @@ impl Cache {
     /// in between. A later call replaces the time of an earlier one.
     pub fn flush(&mut self, at: Option<u64>) {
         match at {
-            Some(at) if at > self.now => self.flush_at = Some(at),
+            Some(at) if at > self.now => {
+                self.flush_at = Some(at);
+                self.write_superblock();
+            }
             _ => self.flush_now(),
         }
     }
@@ -240,15 +267,19 @@ impl Cache {
         self.flushed = self.sequence;
         (self.totals.items, self.totals.item_bytes) = (0, 0);
         self.maintenance.sweep_flushed();
+        self.write_superblock();
     }
 
     /// All items with their keys, in no order. It reads the whole memory: for tests and dumps.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], Item<'_>)> {
         (0..self.segments.count())
             .filter(|id| !matches!(self.segments.get(*id).state, State::Free | State::Retired))
-            .flat_map(|id| self.records(Segments::first(id)))
+            .flat_map(|id| self.segments.records(Segments::first(id)))
             .filter_map(|(location, record)| {
                 let slot = self.index.find_location(self.hasher.hash(record.key()), location)?;
+                if !self.segments.is_sound(location, &record) {
+                    return None;
+                }
                 let ended = self.end_of(&Found { slot, record }).is_some();
                 if ended { None } else { Some((record.key(), self.item_of(slot, &record))) }
             })
@@ -265,6 +296,7 @@ impl Cache {
             evicted: self.totals.evicted,
             expired: self.totals.expired,
             stalled: self.totals.stalled,
+            damaged: self.totals.damaged,
             budget: self.budget as u64,
             index_bytes: self.index.bytes() as u64,
             segment_bytes: u64::from(self.segments.used_count()) * size,
@@ -281,18 +313,13 @@ impl Cache {
         self.buckets.figures(&self.segments)
     }
 
-    /// The records from `location` to the end of its segment, whether they are still in the index or not.
-    pub(crate) fn records(&self, location: Location) -> impl Iterator<Item = (Location, Record<'_>)> {
-        let at = move |location: Location| Some((location, self.segments.record(location)?));
-        std::iter::successors(at(location), move |(location, record)| {
-            at(self.segments.following(*location, &record.layout))
-        })
-    }
-
     /// The item under `key` in the index, whether it has ended or not.
     #[inline]
     pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Option<Found<'_>> {
-        let of_key = |location| self.segments.record(location).filter(|record| record.key() == key);
+        let of_key = |location| {
+            let is_sought = |record: &Record<'_>| record.key() == key && self.segments.is_sound(location, record);
+            self.segments.record(location).filter(is_sought)
+        };
         let (slot, record) = self.index.find(hash, of_key)?;
         Some(Found { slot, record })
     }
@@ -369,6 +396,7 @@ impl Cache {
                 self.drop_item(slot, length);
             }
             End::Flushed => {
+                self.segments.kill(slot.location);
                 // The flush has taken it out of the totals.
                 self.index.remove(slot);
                 self.leave_segment(slot.location.segment, length);
@@ -379,14 +407,15 @@ impl Cache {
     /// Takes an item that was not flushed out of the index and out of all counts.
     pub(crate) fn drop_item(&mut self, slot: Slot, length: u32) {
         self.index.remove(slot);
-        self.uncount(slot.location.segment, length);
+        self.uncount(slot.location, length);
     }
 
-    /// Takes an item's record out of all counts.
-    pub(crate) fn uncount(&mut self, segment: u32, length: u32) {
+    /// Takes an item's record out of all counts, and lets it die.
+    pub(crate) fn uncount(&mut self, location: Location, length: u32) {
+        self.segments.kill(location);
         self.totals.items -= 1;
         self.totals.item_bytes -= u64::from(length);
-        self.leave_segment(segment, length);
+        self.leave_segment(location.segment, length);
     }
 
     fn leave_segment(&mut self, id: u32, length: u32) {

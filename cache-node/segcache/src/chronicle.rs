@@ -27,6 +27,26 @@ impl Chronicle {
         Chronicle { entries }
     }
 
+    /// The times of the writes in a volume: `writes` has sequences and times at which, or after which, what came behind
+    /// them was written; the last write was `last`, and it is `now`.
+    pub(crate) fn recovered(mut writes: Vec<(u64, u64)>, now: u64, last: u64) -> Chronicle {
+        writes.sort_unstable();
+        // What is not known of is older than anything.
+        let mut chronicle = Chronicle::new(writes.first().map_or(now, |(_, time)| *time).min(now));
+        let mut latest = 0;
+        for (sequence, time) in writes.into_iter().filter(|(sequence, _)| *sequence > 0) {
+            latest = time.clamp(latest, now.max(latest));
+            chronicle.note(latest, sequence);
+        }
+        chronicle.note(now.max(latest), last);
+        chronicle
+    }
+
+    /// The sequences and times that [`Chronicle::recovered`] takes.
+    pub(crate) fn entries(&self) -> Vec<(u64, u64)> {
+        self.entries.iter().map(|entry| (entry.sequence, entry.time)).collect()
+    }
+
     /// The clock has moved to `now`, and the last write so far was `sequence`.
     pub(crate) fn note(&mut self, now: u64, sequence: u64) {
         match self.entries.last_mut() {

@@ -121,7 +121,7 @@ impl Cache {
         let last = all().map(|segment| segment.last_sequence).max().unwrap_or(0);
         let base = all().map(|segment| segment.base_sequence).min().unwrap_or(0);
         // The sequence can get longer, by all but its first byte, and then the record is aligned anew.
-        let growth = u64::from(self.segments.aligned(leb128_length(last - base) as u32 - 1));
+        let growth = u64::from(self.segments.growth(leb128_length(last - base) as u32 - 1));
         let items = all().map(|segment| u64::from(segment.live_items)).sum();
         (all().map(|segment| u64::from(segment.live_bytes)).sum::<u64>() + items * growth, items)
     }

@@ -15,6 +15,8 @@ pub struct Counters {
     pub expired: u64,
     /// Writes that had to wait for a segment to be freed, because none was free ahead of them, since the start.
     pub stalled: u64,
+    /// Items given up since the start because their segment in the volume is not what was written.
+    pub damaged: u64,
     /// The budget in bytes.
     pub budget: u64,
     /// Bytes of the budget that the index takes now.

@@ -48,7 +48,9 @@ impl Cache {
             };
             // What lies here since the last step may be anything: only what the index knows is an item.
             let slot = self.index.find_location(self.hasher.hash(record.key()), at);
-            let live = slot.filter(|slot| self.end_of(&Found { slot: *slot, record }).is_none());
+            let live = slot.filter(|slot| {
+                self.segments.is_sound(at, &record) && self.end_of(&Found { slot: *slot, record }).is_none()
+            });
             if let Some(slot) = live
                 && !visit(record.key(), &self.item_of(slot, &record))
             {

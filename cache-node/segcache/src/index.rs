@@ -12,6 +12,8 @@
 //! many as at first, each counts as two groups. Bucket `j` of group `i` is at `j * groups + i`, so that growth only
 //! ever appends, and no two groups differ by more than one bucket.
 
+mod whole;
+
 use std::io;
 
 use crate::hash::mix;
@@ -370,13 +372,18 @@ impl Index {
         }
         self.grown += 1;
         let moved = self.refile(group, (0..size).rev(), prefetch, hash_of);
+        self.end_round();
+        moved
+    }
+
+    /// Begins the next round of growth, if all groups have grown in this one.
+    fn end_round(&mut self) {
         if self.grown == 1 << self.level {
             (self.grown, self.group_size) = (0, self.group_size + 1);
             if self.group_size == 2 * FIRST_GROUP {
                 (self.level, self.group_size) = (self.level + 1, FIRST_GROUP);
             }
         }
-        moved
     }
 
     /// Shrinks by one bucket. Returns the records that found no place in the table afterwards.

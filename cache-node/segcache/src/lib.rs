@@ -2,7 +2,8 @@
 //! scalable in-memory key-value cache for small objects", NSDI '21).
 //!
 //! One number of bytes holds everything: items, their index, and the metadata of both. A cache has one owner and no
-//! locks, does no I/O, and reads no clock: the same calls with the same seed give the same cache.
+//! locks, does no I/O but to its volume, if it has one, and reads no clock: the same calls with the same seed give the same
+//! cache.
 //!
 //! ```
 //! use segcache::{Cache, Deadline, Eviction, Outcome, Settings};
@@ -48,6 +49,14 @@
 //!   thread of the caller's, has them made ready a little ahead of the writes.
 //! - **The index** grows and shrinks by a bucket at a time, and takes its memory from the segments and gives it back.
 //!
+//! # What outlives the process
+//! A cache that is made by [`Cache::open`] has its segments in a mapped file, the *volume*, and its index in memory. Each record
+//! there has a checksum, seeded with a secret of the volume and with where and when its segment was taken into use, and a
+//! record that leaves the index dies in the volume too. So whenever the process ends, by whatever signal, the volume has
+//! exactly the items of the index, but for the one that was being written. The next process finds the index as a snapshot after
+//! [`Cache::close`], or makes it again from all segments. What is not as it was written is left out, never served. The format
+//! stands on the types of `superblock.rs`, `life.rs`, `record.rs`, `checksum.rs` and `snapshot.rs`.
+//!
 //! # What an item costs
 //! An item of 14 + 32 bytes with a TTL of an hour takes 60 bytes of a budget of 1 GiB:
 //!
@@ -58,12 +67,13 @@
 //! | index: six bytes a slot, nine slots in ten used, ten slots in a cache line | 7.1 |
 //! | free segments kept ahead, unused ends of segments | 0.6 |
 //!
-//! Client flags that are not 0 cost 2 bytes more and what they need as LEB128; an explicit CAS costs 8, and the time of
-//! the last access 4, on those items only that have them.
+//! In a volume each record has 4 bytes more, its checksum. Client flags that are not 0 cost 2 bytes more and what they need
+//! as LEB128; an explicit CAS costs 8, and the time of the last access 4, on those items only that have them.
 #![deny(missing_docs)]
 
 mod bucket;
 mod cache;
+mod checksum;
 mod chronicle;
 mod compaction;
 mod counters;
@@ -71,23 +81,30 @@ mod deadline;
 mod dump;
 mod evict;
 mod evicted;
+mod files;
 mod frequency;
 mod ghost;
 mod hash;
 mod index;
 mod item;
+mod life;
 mod maintenance;
 mod merge;
 mod meta;
 mod number;
+mod opening;
 mod overwrite;
 mod populate;
 mod record;
+mod recovery;
 mod reservation;
 mod segment;
 mod settings;
+mod snapshot;
 mod store;
+mod superblock;
 mod touch;
+mod verification;
 mod volume;
 
 pub use cache::Cache;
@@ -95,9 +112,12 @@ pub use counters::{Counters, TtlBucket};
 pub use deadline::Deadline;
 pub use dump::Cursor;
 pub use evicted::{Evicted, Evictions};
+pub use files::{Flusher, Medium};
 pub use hash::KeyHash;
 pub use item::{ArithmeticError, Glance, Item, MAX_KEY_LENGTH, Mode, NewItem, Outcome, StoreError};
+pub use opening::{Cold, Durability, OnMismatch, OpenError, Recovery, VolumeSettings, last_tick};
 pub use populate::{Populator, Progress};
+pub use recovery::RecoveryProgress;
 pub use reservation::Reservation;
 pub use settings::{Eviction, Settings, SettingsError};
 pub use volume::Region;

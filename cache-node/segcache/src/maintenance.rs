@@ -1,6 +1,8 @@
 //! Work that is done a step at a time between and during operations: expired segments, flushed segments, eviction, the
 //! size of the index.
 
+use std::io;
+
 use crate::Eviction;
 use crate::bucket::spread;
 use crate::cache::{Cache, Found};
@@ -53,6 +55,8 @@ pub(crate) struct Maintenance {
     sweep: Option<u32>,
     /// Where the search for segments is that have expired in part.
     partly_expired: Option<u32>,
+    /// Where the search for segments is that were not checked yet.
+    pub(crate) unverified: Option<u32>,
     /// Where the next search for a victim starts.
     pub(crate) cursor: u32,
     pub(crate) most_open: u32,
@@ -70,6 +74,8 @@ pub(crate) enum Job {
     Sweep { segment: u32, next: Location },
     /// Copies the best records of some segments into one.
     Merge(Merge),
+    /// Checks the records of a segment of which nobody knows yet whether they are what was written.
+    Verify { segment: u32, next: Location },
 }
 
 impl Maintenance {
@@ -81,6 +87,7 @@ impl Maintenance {
             expiry_due: false,
             sweep: None,
             partly_expired: None,
+            unverified: None,
             cursor: 0,
             most_open: (segments / OPEN_SHARE).clamp(FEWEST_OPEN, MOST_OPEN),
             free_ahead,
@@ -95,7 +102,7 @@ impl Maintenance {
 
     /// Whether a search has not yet seen all segments.
     fn is_searching(&self) -> bool {
-        self.sweep.is_some() || self.partly_expired.is_some()
+        self.sweep.is_some() || self.partly_expired.is_some() || self.unverified.is_some()
     }
 
     /// Segments with flushed records are to be found, from the first on.
@@ -170,6 +177,7 @@ impl Cache {
         self.flushed_segment()
             .or_else(|| self.partly_expired_segment())
             .or_else(|| if short(self) { self.eviction_job() } else { None })
+            .or_else(|| self.unverified_segment())
     }
 
     /// A segment of which everything has expired: the heads of the chains are the first to.
@@ -212,6 +220,7 @@ impl Cache {
             // Its place in the chain hid it: a record before it was overwritten in place and lives longer.
             return Some(self.drop_job(id));
         }
+        self.verify(id);
         let segment = self.segments.get_mut(id);
         (segment.state, segment.swept) = (State::Busy, self.now);
         Some(Job::Sweep { segment: id, next: Segments::first(id) })
@@ -232,6 +241,7 @@ impl Cache {
         if self.segments.get(id).last_sequence <= self.flushed {
             return Some(self.drop_job(id));
         }
+        self.verify(id);
         self.segments.get_mut(id).state = State::Busy;
         Some(Job::Sweep { segment: id, next: Segments::first(id) })
     }
@@ -242,7 +252,10 @@ impl Cache {
             let bucket = self.segments.get(id).bucket;
             self.buckets.seal(&mut self.segments, bucket);
         }
+        self.verify(id);
         self.segments.get_mut(id).state = State::Busy;
+        // Otherwise each record would have to die, or what was dropped and then deleted could come back.
+        self.segments.condemn(id);
         Job::Drop { segment: id, next: Segments::first(id) }
     }
 
@@ -265,6 +278,13 @@ impl Cache {
                 next.map(|next| Job::Sweep { segment, next })
             }
             Job::Merge(merge) => self.merge_step(merge).map(Job::Merge),
+            Job::Verify { segment, next } => {
+                let next = self.verify_step(segment, next);
+                if next.is_none() {
+                    self.end_verification(segment);
+                }
+                next.map(|next| Job::Verify { segment, next })
+            }
         }
     }
 
@@ -364,7 +384,8 @@ impl Cache {
         let hash_of = |location| segments.record(location).map_or(0, |record| hasher.hash(record.key()));
         let homeless = index.shrink(|location| segments.prefetch(location), hash_of);
         self.lose(&homeless);
-        while self.committed() + self.index.bytes() + self.segments.size() as usize <= self.budget
+        while self.shares_budget
+            && self.committed() + self.index.bytes() + self.segments.size() as usize <= self.budget
             && self.segments.restore()
         {}
         self.index.wants_shrinking()
@@ -376,15 +397,33 @@ impl Cache {
             if let Some(length) = self.segments.record(*location).map(|record| record.length()) {
                 self.totals.evicted += 1;
                 self.note_eviction(*location);
-                self.uncount(location.segment, length);
+                self.uncount(*location, length);
             }
+        }
+    }
+
+    /// Finishes what was begun, if anything was.
+    pub(crate) fn finish_job(&mut self) {
+        if let Some(job) = self.maintenance.job.take() {
+            self.finish(job);
         }
     }
 
     /// Bytes of the budget that are not the index's.
     fn committed(&self) -> usize {
-        let segments = self.segments.count() - self.segments.retired_count();
-        self.metadata_bytes + segments as usize * self.segments.size() as usize
+        self.committed_with((self.segments.count() - self.segments.retired_count()).into())
+    }
+
+    /// Bytes of the budget that are not the index's, with so many segments.
+    pub(crate) fn committed_with(&self, segments: u64) -> usize {
+        let segments = if self.shares_budget { segments as usize * self.segments.size() as usize } else { 0 };
+        self.metadata_bytes + segments
+    }
+
+    /// Divides the budget between the index as it is and the segments, which take their memory now.
+    pub(crate) fn divide_budget(&mut self) -> io::Result<()> {
+        while self.committed() + self.index.bytes() > self.budget && self.segments.retire() {}
+        self.segments.preallocate()
     }
 
     /// Finds memory for a step of growth of the index, at the cost of free segments if need be. Those that writes will
@@ -396,7 +435,7 @@ impl Cache {
         }
         let kept = (self.maintenance.free_ahead / 2).max(HELD_BACK);
         while self.committed() + grown > self.budget {
-            if self.segments.free_count() <= kept || !self.segments.retire() {
+            if !self.shares_budget || self.segments.free_count() <= kept || !self.segments.retire() {
                 return false;
             }
         }

@@ -184,6 +184,7 @@ impl Cache {
         after: u32,
     ) -> Option<Job> {
         let merged = &sources[..count];
+        merged.iter().for_each(|id| self.verify(*id));
         let target = self.take_target(merged, rule, after)?;
         for id in merged {
             self.segments.get_mut(*id).state = State::Busy;
@@ -238,6 +239,7 @@ impl Cache {
         };
         *self.segments.get_mut(target) = fresh;
         self.buckets.insert(&mut self.segments, bucket, after, target);
+        self.begin_life(target);
         Some(target)
     }
 
@@ -382,6 +384,7 @@ impl Cache {
         out[..head_length].copy_from_slice(&head[..head_length]);
         let body = header.key_length + header.value_length;
         self.segments.copy((slot.location, layout.key), (location, head_length), body);
+        self.segments.enliven(location);
         let frequency = if merge.rule == Rule::All { slot.frequency } else { frequency::aged(slot.frequency) };
         self.index.relocate(slot, location, frequency, slot.hit);
         let target = self.segments.get_mut(merge.target);
@@ -390,7 +393,12 @@ impl Cache {
         self.totals.items += 1;
         self.totals.item_bytes += u64::from(length);
         self.note_deadline(merge.target, deadline);
-        self.uncount(slot.location.segment, old_length);
+        self.uncount(slot.location, old_length);
+    }
+
+    fn begin_life(&mut self, target: u32) {
+        let written = self.chronicle.written_at(self.segments.get(target).base_sequence);
+        self.segments.begin_life(target, written);
     }
 
     /// Whether a record fits into the target; a full one is followed by another while there are free segments.
@@ -406,6 +414,7 @@ impl Cache {
         (target.base_deadline, target.last_deadline) = (full.base_deadline, full.base_deadline);
         (target.base_sequence, target.last_sequence) = (full.base_sequence, full.last_sequence);
         target.survived = full.survived;
+        self.begin_life(next);
         self.seal_merged(std::mem::replace(&mut merge.target, next));
         true
     }

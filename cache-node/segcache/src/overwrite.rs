@@ -38,13 +38,15 @@ impl Cache {
         let header = self.header(location.segment, key, draft, sequence, before.sequence_width);
         let mut head = [0; MAX_HEADER];
         let fits = leb128_length(header.sequence) <= before.sequence_width
-            && header.encode(usize::from(segment.width), &mut head) == layout.key;
+            && header.encode(usize::from(segment.width), &mut head) == layout.key
+            && header.is_laid_out_as(&before);
         if !fits {
             return None;
         }
         self.sequence = sequence;
         self.segments.part_mut(location, 0, layout.key).copy_from_slice(&head[..layout.key]);
         self.put_pieces(location, layout.value, &draft.value);
+        self.segments.enliven(location);
         let frequency = old.slot.frequency.max(frequency::fresh(self.eviction, false));
         self.index.relocate(old.slot, location, frequency, draft.hit);
         self.stored(location.segment, sequence, draft.deadline);

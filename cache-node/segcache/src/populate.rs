@@ -160,6 +160,11 @@ impl Memory {
         Memory { region, frontier, waiting: Vec::with_capacity(MOST_WAITING) }
     }
 
+    /// The region itself, to look at what else it can do.
+    pub(crate) fn region(&self) -> &Region {
+        &self.region
+    }
+
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         self.region.bytes()

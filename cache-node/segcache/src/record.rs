@@ -26,7 +26,7 @@ const HAS_CAS: u8 = 2;
 const STALE: u8 = 4;
 const WON: u8 = 8;
 const HAS_ACCESSED: u8 = 16;
-const ACCESSED_BYTES: usize = 4;
+pub(crate) const ACCESSED_BYTES: usize = 4;
 /// Where the extras' bits stand in a record that has them.
 const BITS_AT: usize = 1;
 
@@ -104,6 +104,13 @@ impl Header {
             + cas
             + self.key_length
             + self.value_length
+    }
+
+    /// Whether a header of the same length has the same parts in the same places. Of two such, any mixture of bytes says
+    /// where the record ends, so one may be written over the other, and a write that is torn costs no other record.
+    pub(crate) fn is_laid_out_as(&self, other: &Header) -> bool {
+        let parts = |header: &Header| (header.bits() == 0, header.bits() & (HAS_FLAGS | HAS_CAS | HAS_ACCESSED));
+        parts(self) == parts(other)
     }
 
     fn bits(&self) -> u8 {

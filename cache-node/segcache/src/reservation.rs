@@ -164,6 +164,7 @@ impl Cache {
         let sequence = self.sequence - self.segments.get(location.segment).base_sequence;
         let bytes = self.segments.part_mut(location, sequence_at, WIDE_SEQUENCE);
         put_leb128(bytes, 0, sequence, WIDE_SEQUENCE);
+        self.segments.enliven(location);
         match self.file(hash, location, record_length, old.map(|old| (old.slot, old.length)), false) {
             Ok(()) => {
                 self.stored(location.segment, self.sequence, deadline);

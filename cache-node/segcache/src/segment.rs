@@ -1,21 +1,32 @@
 //! Segments: equal parts of one region, written append-only.
 
+mod volume;
+
 use std::collections::VecDeque;
 use std::io;
 
+use crate::checksum::{CHECKSUM, Seed};
+use crate::life;
 use crate::populate::Memory;
-use crate::record::{Header, Layout, Marks};
+use crate::record::{Header, Layout};
 use crate::volume::Region;
+
+pub(crate) use volume::Vitality;
 
 /// No segment.
 pub(crate) const NONE: u32 = u32::MAX;
 /// Left free at the start of each segment, so that no record is at offset 0 and a header has room.
-const SEGMENT_HEADER: u32 = 64;
+pub(crate) const SEGMENT_HEADER: u32 = 64;
+const _: () = assert!(life::LENGTH <= SEGMENT_HEADER as usize);
+
 /// Memory is made ready so far ahead of the highest segment that was taken, in bytes: at a million small items a second, a
 /// quarter of a second.
 const READY_AHEAD: usize = 16 << 20;
 /// But no more than this share of all segments: a small cache that is hardly used stays small.
 const READY_SHARE: usize = 16;
+
+/// Where no record begins, in place of its head.
+const END: u8 = 0;
 
 /// Where a record lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +81,14 @@ pub(crate) struct Segment {
     pub(crate) last_sequence: u64,
     /// Ascends with every segment that is taken into use.
     pub(crate) created: u64,
+    /// What this use of the segment is called in a volume.
+    pub(crate) life: u64,
+    /// What the checksums of its records are seeded with.
+    pub(crate) seed: Seed,
+    /// In the volume it counts as free already: none of its records will come back.
+    pub(crate) condemned: bool,
+    /// Its records were looked at since the volume was opened, or written since.
+    pub(crate) is_verified: bool,
 }
 
 const FREE: Segment = Segment {
@@ -89,6 +108,10 @@ const FREE: Segment = Segment {
     base_sequence: 0,
     last_sequence: 0,
     created: 0,
+    life: 0,
+    seed: Seed::NONE,
+    condemned: true,
+    is_verified: true,
 };
 
 impl Segment {
@@ -102,8 +125,20 @@ impl Segment {
 }
 
 /// All segments and the memory that they share.
+///
+/// In a volume each record has a checksum before it, and a record that leaves the index dies: its checksum is overwritten.
+/// So what lives in the volume is what is in the index, but for what has expired or was flushed, which a later owner of
+/// the volume finds out again, and but for an operation that the process did not live to finish.
 pub(crate) struct Segments {
     pub(crate) memory: Memory,
+    /// Where in the region the first segment begins.
+    base: usize,
+    /// The bytes before each record: a checksum in a volume, none elsewhere.
+    before: u32,
+    /// What the checksums are seeded with.
+    secret: u64,
+    /// The life that was given to a segment last.
+    lives: u64,
     segments: Vec<Segment>,
     size: u32,
     /// A record's offset is a multiple of this.
@@ -119,11 +154,16 @@ pub(crate) struct Segments {
 }
 
 impl Segments {
+    /// Free segments in memory that nothing outlives.
     pub(crate) fn new(count: u32, size: u32, alignment: u32) -> io::Result<Segments> {
         let bytes = count as usize * size as usize;
         let distance = READY_AHEAD.min(bytes / READY_SHARE) as u32 / size;
         Ok(Segments {
             memory: Memory::new(Region::anonymous_huge(bytes)?, distance as usize * size as usize),
+            base: 0,
+            before: 0,
+            secret: 0,
+            lives: 0,
             segments: vec![FREE; count as usize],
             size,
             alignment,
@@ -145,7 +185,7 @@ impl Segments {
 
     /// The smallest segment that holds a record of this length.
     pub(crate) fn size_for(record: usize) -> usize {
-        record + SEGMENT_HEADER as usize
+        record + CHECKSUM + SEGMENT_HEADER as usize
     }
 
     pub(crate) fn size(&self) -> u32 {
@@ -180,7 +220,10 @@ impl Segments {
     pub(crate) fn take(&mut self) -> Option<u32> {
         let id = self.free.pop_back()?;
         self.created += 1;
-        self.segments[id as usize] = Segment { state: State::Open, created: self.created, ..FREE };
+        self.lives += 1;
+        let (created, life) = (self.created, self.lives);
+        let seed = Seed::new(self.secret, life);
+        self.segments[id as usize] = Segment { state: State::Open, created, life, seed, ..FREE };
         self.want_ahead(id);
         Some(id)
     }
@@ -199,6 +242,7 @@ impl Segments {
     /// Gives a segment without live items back.
     pub(crate) fn free(&mut self, id: u32) {
         debug_assert_eq!((self.get(id).live_items, self.get(id).pins), (0, 0));
+        self.condemn(id);
         self.segments[id as usize] = FREE;
         self.free.push_back(id);
     }
@@ -216,7 +260,11 @@ impl Segments {
 
     /// Takes the memory of a retired segment back; says whether there was one.
     pub(crate) fn restore(&mut self) -> bool {
-        let Some(id) = self.retired.pop() else { return false };
+        let Some(id) = self.retired.pop_if(|id| {
+            self.memory.region().preallocate(self.base + *id as usize * self.size as usize, self.size as usize).is_ok()
+        }) else {
+            return false;
+        };
         self.segments[id as usize].state = State::Free;
         self.memory.keep(self.start(id));
         self.free.push_front(id);
@@ -224,7 +272,13 @@ impl Segments {
     }
 
     fn start(&self, id: u32) -> usize {
-        id as usize * self.size as usize
+        self.base + id as usize * self.size as usize
+    }
+
+    /// Where in the region the head of a record is.
+    #[inline]
+    fn at(&self, location: Location) -> usize {
+        self.start(location.segment) + location.offset as usize + self.before as usize
     }
 
     /// The bytes from `location` to the end of what is written in its segment.
@@ -232,11 +286,11 @@ impl Segments {
     pub(crate) fn record_bytes(&self, location: Location) -> &[u8] {
         let start = self.start(location.segment);
         let end = start + self.get(location.segment).written as usize;
-        self.memory.bytes().get(start + location.offset as usize..end).unwrap_or_default()
+        self.memory.bytes().get(self.at(location)..end).unwrap_or_default()
     }
 
     pub(crate) fn prefetch(&self, location: Location) {
-        let at = self.start(location.segment) + location.offset as usize;
+        let at = self.at(location);
         self.memory.prefetch(at);
         // A short record often straddles two lines.
         self.memory.prefetch(at + 63);
@@ -267,8 +321,19 @@ impl Segments {
         Location { offset: location.offset + length, ..location }
     }
 
+    /// The records from `location` to the end of its segment, whether they are still in the index or not.
+    pub(crate) fn records(&self, location: Location) -> impl Iterator<Item = (Location, Record<'_>)> {
+        let at = move |location: Location| Some((location, self.record(location)?));
+        std::iter::successors(at(location), move |(location, record)| at(self.following(*location, &record.layout)))
+    }
+
     /// What a record of `length` bytes takes.
     pub(crate) fn aligned(&self, length: u32) -> u32 {
+        (self.before + length).next_multiple_of(self.alignment)
+    }
+
+    /// What a record that grows by `length` bytes takes more, at most.
+    pub(crate) fn growth(&self, length: u32) -> u32 {
         length.next_multiple_of(self.alignment)
     }
 
@@ -279,12 +344,19 @@ impl Segments {
 
     /// Takes `length` bytes at the end of a segment that has room for them.
     pub(crate) fn append(&mut self, id: u32, length: u32) -> (Location, &mut [u8]) {
-        let start = self.start(id);
         let aligned = self.aligned(length);
         let segment = &mut self.segments[id as usize];
         let location = Location { segment: id, offset: segment.written };
         segment.written += aligned;
-        let from = start + location.offset as usize;
+        if self.before > 0 {
+            self.kill(location);
+            let next = Location { offset: location.offset + aligned, ..location };
+            if next.offset + self.before < self.size {
+                let end = self.at(next);
+                self.memory.bytes_mut()[end] = END;
+            }
+        }
+        let from = self.at(location);
         (location, &mut self.memory.bytes_mut()[from..from + length as usize])
     }
 
@@ -299,28 +371,19 @@ impl Segments {
 
     /// `length` bytes of a record, `within` bytes from its start.
     pub(crate) fn part_mut(&mut self, location: Location, within: usize, length: usize) -> &mut [u8] {
-        let from = self.start(location.segment) + location.offset as usize + within;
+        let from = self.at(location) + within;
         &mut self.memory.bytes_mut()[from..from + length]
     }
 
     /// `length` bytes of a record, `within` bytes from its start, also of one whose segment was freed just now.
     pub(crate) fn part(&self, location: Location, within: usize, length: usize) -> &[u8] {
-        let from = self.start(location.segment) + location.offset as usize + within;
+        let from = self.at(location) + within;
         &self.memory.bytes()[from..from + length]
-    }
-
-    /// Changes a record's marks in place; says whether they take no more room than the ones that it has.
-    pub(crate) fn overwrite_marks(&mut self, location: Location, marks: Marks) -> bool {
-        let Some(record) = self.record(location) else { return false };
-        let deadline_end = record.layout.deadline + usize::from(self.get(location.segment).width);
-        let length = record.length() as usize;
-        marks.overwrite(self.part_mut(location, 0, length), deadline_end)
     }
 
     /// Copies `length` bytes from one record into another, each `within` bytes from its start.
     pub(crate) fn copy(&mut self, from: (Location, usize), to: (Location, usize), length: usize) {
-        let source = self.start(from.0.segment) + from.0.offset as usize + from.1;
-        let target = self.start(to.0.segment) + to.0.offset as usize + to.1;
+        let (source, target) = (self.at(from.0) + from.1, self.at(to.0) + to.1);
         self.memory.bytes_mut().copy_within(source..source + length, target);
     }
 }

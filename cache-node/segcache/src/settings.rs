@@ -81,6 +81,14 @@ pub enum SettingsError {
         /// The largest that is possible, in bytes.
         limit: usize,
     },
+    /// The segments of a volume are not such as these settings need.
+    #[error("segments of {size} bytes do not hold the largest item, which needs {smallest}; lower the largest item")]
+    SegmentSize {
+        /// The size of a segment in bytes.
+        size: usize,
+        /// The smallest that would do, in bytes.
+        smallest: usize,
+    },
     /// The operating system gave no memory.
     #[error("{size} bytes of memory could not be reserved: {reason}; lower the budget")]
     Memory {
@@ -89,6 +97,21 @@ pub enum SettingsError {
         /// What the system said.
         reason: String,
     },
+}
+
+/// Where the segments of a cache are to lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Placement {
+    /// Bytes for the segments alone; without, the budget is for them too.
+    pub(crate) capacity: Option<usize>,
+    /// The size that segments have already.
+    pub(crate) segment_size: Option<usize>,
+    pub(crate) is_volume: bool,
+}
+
+impl Placement {
+    /// In memory that nothing outlives.
+    pub(crate) const MEMORY: Placement = Placement { capacity: None, segment_size: None, is_volume: false };
 }
 
 /// What a cache is made of.
@@ -125,8 +148,9 @@ const HUGE_INDEX: usize = 256 << 20;
 const INDEX_SHARE: usize = 2;
 
 impl Settings {
-    pub(crate) fn geometry(&self) -> Result<Geometry, SettingsError> {
+    pub(crate) fn geometry(&self, placement: Placement) -> Result<Geometry, SettingsError> {
         let Settings { budget, max_item_size, .. } = *self;
+        let Placement { capacity, segment_size, is_volume } = placement;
         if !(1..=LARGEST_ITEM).contains(&max_item_size) {
             return Err(SettingsError::ItemSize { max_item_size, limit: LARGEST_ITEM });
         }
@@ -134,9 +158,18 @@ impl Settings {
         let index_chunk = if budget < HUGE_INDEX { SMALLEST } else { HUGE_PAGE };
         let fixed = FIXED_METADATA + index_chunk + ghost_bytes;
         let smallest = Segments::size_for(MAX_OVERHEAD + max_item_size);
-        let size =
-            (budget / SEGMENT_SHARE).clamp(SMALLEST_SEGMENT, LARGEST_SEGMENT).max(smallest).next_multiple_of(PAGE);
-        let segments = (budget.saturating_sub(fixed) / (size + Segments::METADATA)).min(MOST_SEGMENTS);
+        let share = capacity.unwrap_or(budget) / SEGMENT_SHARE;
+        let chosen = share.clamp(SMALLEST_SEGMENT, LARGEST_SEGMENT).max(smallest).next_multiple_of(PAGE);
+        let size = segment_size.unwrap_or(chosen);
+        if size < smallest || size > LARGEST_ITEM * 2 {
+            return Err(SettingsError::SegmentSize { size, smallest });
+        }
+        let superblocks = if is_volume { Segments::volume_bytes(0, size) } else { 0 };
+        let segments = match capacity {
+            None => budget.saturating_sub(fixed + superblocks) / (size + Segments::METADATA),
+            Some(capacity) => capacity.saturating_sub(superblocks) / size,
+        };
+        let segments = segments.min(MOST_SEGMENTS);
         if segments < FEWEST_SEGMENTS {
             let needed = |index_chunk| {
                 let rest = FIXED_METADATA + index_chunk + FEWEST_SEGMENTS * (size + Segments::METADATA);
@@ -146,10 +179,15 @@ impl Settings {
             let needed = if small < HUGE_INDEX { small } else { needed(HUGE_PAGE) };
             return Err(SettingsError::BudgetTooSmall { budget, max_item_size, needed });
         }
+        let needed = fixed + segments * Segments::METADATA;
+        if needed > budget {
+            return Err(SettingsError::BudgetTooSmall { budget, max_item_size, needed });
+        }
+        let index_share = if capacity.is_none() { INDEX_SHARE } else { 1 };
         Ok(Geometry {
             segment_size: size as u32,
             segments: segments as u32,
-            index_bytes: (budget / INDEX_SHARE).next_multiple_of(index_chunk),
+            index_bytes: (budget / index_share).next_multiple_of(index_chunk),
             index_chunk,
             ghost_bytes,
             metadata_bytes: ghost_bytes + FIXED_METADATA + segments * Segments::METADATA,
@@ -159,7 +197,7 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
-    use super::{Eviction, Settings, SettingsError};
+    use super::{Eviction, Placement, Settings, SettingsError};
 
     fn settings(budget: usize, max_item_size: usize) -> Settings {
         Settings { budget, max_item_size, eviction: Eviction::Merge, seed: 0 }
@@ -183,14 +221,18 @@ mod tests {
             (64 << 20, 1 << 20, (1 << 20) + 4096),
             (1 << 30, 128 << 20, (128 << 20) + 4096),
         ] {
-            assert_eq!(settings(budget, item).geometry().unwrap().segment_size, size, "{budget} {item}");
+            assert_eq!(
+                settings(budget, item).geometry(Placement::MEMORY).unwrap().segment_size,
+                size,
+                "{budget} {item}"
+            );
         }
     }
 
     #[test]
     fn all_parts_stay_within_the_budget() {
         for budget in [1 << 20, 8 << 20, 100 << 20, 1 << 30, 1 << 40] {
-            let parts = settings(budget, 1024).geometry().unwrap();
+            let parts = settings(budget, 1024).geometry(Placement::MEMORY).unwrap();
             let sum = parts.segments as usize * parts.segment_size as usize + parts.metadata_bytes + parts.index_chunk;
             assert!(sum <= budget && sum > budget / 10 * 8, "{parts:?}");
         }
@@ -199,16 +241,21 @@ mod tests {
     #[test]
     fn what_is_said_to_be_needed_is_enough() {
         for item in [1, 1024, 1 << 20, 1 << 30] {
-            let Err(SettingsError::BudgetTooSmall { needed, .. }) = settings(0, item).geometry() else {
+            let Err(SettingsError::BudgetTooSmall { needed, .. }) = settings(0, item).geometry(Placement::MEMORY)
+            else {
                 panic!("no bytes were enough");
             };
-            assert!(settings(needed, item).geometry().is_ok(), "{item}");
-            assert!(settings(needed - 1, item).geometry().is_err(), "{item}");
+            assert!(settings(needed, item).geometry(Placement::MEMORY).is_ok(), "{item}");
+            assert!(settings(needed - 1, item).geometry(Placement::MEMORY).is_err(), "{item}");
         }
-        let queues = |budget| Settings { eviction: Eviction::S3Fifo, ..settings(budget, 1024) }.geometry();
+        let queues =
+            |budget| Settings { eviction: Eviction::S3Fifo, ..settings(budget, 1024) }.geometry(Placement::MEMORY);
         let Err(SettingsError::BudgetTooSmall { needed, .. }) = queues(0) else { panic!("no bytes were enough") };
         assert!(queues(needed).is_ok());
-        assert!(matches!(settings(1 << 40, 0).geometry(), Err(SettingsError::ItemSize { .. })));
-        assert!(matches!(settings(1 << 40, usize::MAX).geometry(), Err(SettingsError::ItemSize { .. })));
+        assert!(matches!(settings(1 << 40, 0).geometry(Placement::MEMORY), Err(SettingsError::ItemSize { .. })));
+        assert!(matches!(
+            settings(1 << 40, usize::MAX).geometry(Placement::MEMORY),
+            Err(SettingsError::ItemSize { .. })
+        ));
     }
 }

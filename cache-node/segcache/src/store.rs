@@ -252,6 +252,7 @@ impl Cache {
             let value = self.segments.part_mut(slot.location, layout.value, length);
             value[..digits.len()].copy_from_slice(digits);
             value[digits.len()..].fill(b' ');
+            self.segments.enliven(slot.location);
             self.segments.get_mut(slot.location.segment).last_sequence = self.sequence;
             self.note_read(slot, slot.hit);
             return Ok(number);
@@ -334,6 +335,7 @@ impl Cache {
         let width = self.sequence_width(segment, draft, old);
         let header = self.header(segment, key, draft, self.sequence, width);
         let (location, length) = self.write_record(segment, &header, key, &draft.value);
+        self.segments.enliven(location);
         self.file(hash, location, length, old.map(|old| (old.slot, old.length)), draft.hit)?;
         self.stored(segment, self.sequence, draft.deadline);
         Ok(Outcome::Stored { cas: draft.cas.unwrap_or(self.sequence) })
@@ -435,9 +437,9 @@ impl Cache {
         if let Some((slot, old_length)) = old {
             let frequency = slot.frequency.max(frequency::fresh(self.eviction, false));
             self.index.relocate(slot, location, frequency, hit);
-            self.uncount(slot.location.segment, old_length);
+            self.uncount(slot.location, old_length);
         } else if !self.insert(hash, location) {
-            self.uncount(location.segment, length);
+            self.uncount(location, length);
             self.segments.take_back(location, length);
             return Err(StoreError::OutOfMemory { size: length as usize });
         }
@@ -472,6 +474,7 @@ impl Cache {
         fresh.base_deadline = if bucket == NEVER { 0 } else { self.now + u64::from(shortest_ttl(bucket)) };
         fresh.last_deadline = fresh.base_deadline;
         self.buckets.push_open(&mut self.segments, bucket, segment);
+        self.segments.begin_life(segment, self.now);
         Ok(Room { segment, disturbed })
     }
 

@@ -42,10 +42,8 @@ impl Cache {
         let Deadline::At(last) = deadline else { return true };
         let segment = self.segments.get_mut(id);
         segment.last_deadline = segment.last_deadline.max(last);
-        let (offset, width) = ((last - segment.base_deadline) as u32, usize::from(segment.width));
-        self.segments
-            .part_mut(old.slot.location, old.deadline_at, width)
-            .copy_from_slice(&offset.to_le_bytes()[..width]);
+        let deadline = (last - segment.base_deadline) as u32;
+        self.segments.overwrite_deadline(old.slot.location, old.deadline_at, deadline);
         true
     }
 

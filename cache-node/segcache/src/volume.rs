@@ -1,11 +1,21 @@
 //! The memory that index and segments live in: the only file of this project with unsafe code.
-#![expect(unsafe_code, reason = "prefetching and giving pages back to the system have no safe interface")]
+#![expect(
+    unsafe_code,
+    reason = "mapping files, prefetching and giving pages back to the system have no safe interface"
+)]
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags};
+use signal_hook::SigId;
+use signal_hook::consts::SIGBUS;
 
 use crate::populate::ARC_COUNTS;
 
@@ -29,6 +39,7 @@ struct Mapped {
     length: usize,
     /// Huge pages were asked for; `start` is where one begins.
     is_huge: bool,
+    file: Option<File>,
 }
 
 /// The pages of a mapped region, to be made ready for writing by another thread than its owner's. They stay mapped as
@@ -97,7 +108,7 @@ impl Region {
     fn mapped(map: MmapMut, start: usize, length: usize, is_huge: bool) -> Region {
         // What the slices of `bytes` rest on.
         assert!(start + length <= map.len(), "a region lies within its mapping");
-        Region { memory: Memory::Mapped(Mapped { map: Arc::new(map.into()), start, length, is_huge }) }
+        Region { memory: Memory::Mapped(Mapped { map: Arc::new(map.into()), start, length, is_huge, file: None }) }
     }
 
     /// `length` bytes of the heap.
@@ -106,14 +117,74 @@ impl Region {
         Region { memory: Memory::Heap(vec![0; length]) }
     }
 
+    /// The first `length` bytes of a file that is at least as long. What is written to them is in the file, and outlives
+    /// the process; how to outlive the machine is [`Region::persist`]'s matter.
+    ///
+    /// # Errors
+    /// The system's, where the file cannot be mapped.
+    pub fn file(file: File, length: usize) -> io::Result<Region> {
+        let map = Arc::new(MmapOptions::new().len(length).map_raw(&file)?);
+        Ok(Region { memory: Memory::Mapped(Mapped { map, start: 0, length, is_huge: false, file: Some(file) }) })
+    }
+
+    /// Asks for a mapping in which the file's metadata is as durable as what is written to the bytes (`MAP_SYNC`), so that
+    /// on persistent memory no system call is needed to make a write durable; says whether the system grants it.
+    pub fn synchronize(&mut self) -> bool {
+        let Memory::Mapped(Mapped { map, length, file: Some(file), .. }) = &mut self.memory else { return false };
+        let flags = MapFlags::SHARED_VALIDATE | MapFlags::SYNC;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: at an address of the system's choice, where it is in nobody's way; unmapped at once, and never read.
+        let probe = unsafe { rustix::mm::mmap(std::ptr::null_mut(), PAGE, protection, flags, &*file, 0) };
+        let Ok(probe) = probe else { return false };
+        // SAFETY: this is exactly the mapping that was made a moment ago, of which nothing has a reference.
+        let unmapped = unsafe { rustix::mm::munmap(probe, PAGE) };
+        if unmapped.is_err() {
+            return false;
+        }
+        let address = map.as_mut_ptr().cast();
+        // SAFETY: the same bytes of the same file take the place of themselves, at addresses that `map` owns and will
+        // unmap; `&mut self` proves that no slice of them is borrowed.
+        unsafe { rustix::mm::mmap(address, *length, protection, flags | MapFlags::FIXED, &*file, 0) }.is_ok()
+    }
+
+    /// Takes memory, or room on the disk, for a range of a file, so that no later write to it can fail for want of it.
+    ///
+    /// # Errors
+    /// The system's: there is not so much left.
+    pub fn preallocate(&self, offset: usize, length: usize) -> io::Result<()> {
+        match &self.memory {
+            Memory::Mapped(Mapped { file: Some(file), .. }) if length > 0 => {
+                match rustix::fs::fallocate(file, FallocateFlags::empty(), offset as u64, length as u64) {
+                    // A file system that cannot promise room says so; if it runs out of it, `end_on_bus_error` sees to it.
+                    Err(Errno::OPNOTSUPP) | Ok(()) => Ok(()),
+                    Err(error) => Err(error.into()),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until what was written to a file would outlive the machine.
+    ///
+    /// # Errors
+    /// The system's: the file may then hold anything.
+    pub fn persist(&self) -> io::Result<()> {
+        match &self.memory {
+            Memory::Mapped(Mapped { file: Some(file), .. }) => file.sync_data(),
+            _ => Ok(()),
+        }
+    }
+
     /// All bytes.
     #[must_use]
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         match &self.memory {
             Memory::Heap(bytes) => bytes,
-            // SAFETY: the bytes lie within the mapping, which is private, anonymous and initialised (zeros), and lives as
-            // long as `self`. Only `bytes_mut` and `release` change them, which borrow `self` alone.
+            // SAFETY: the bytes lie within the mapping, which is initialised (zeros, or a file's content) and lives as long
+            // as `self`. Only `bytes_mut` and `release` change them, which borrow `self` alone: the mapping is private, or
+            // it is of a file whose lock its owner holds, and everyone of this project takes that lock first. A file that
+            // is cut short under it raises SIGBUS, which `end_on_bus_error` turns into the end of the process.
             Memory::Mapped(Mapped { map, start, length, .. }) => unsafe {
                 std::slice::from_raw_parts(map.as_ptr().add(*start), *length)
             },
@@ -150,10 +221,11 @@ impl Region {
         }
     }
 
-    /// Its pages, for another thread to make them ready; none on the heap.
+    /// Its pages, for another thread to make them ready; none on the heap or in a file.
     pub(crate) fn pages(&self) -> Option<Pages> {
         match &self.memory {
-            Memory::Heap(_) => None,
+            // A file's pages are its owner's alone: they must not stay mapped when another process has the lock.
+            Memory::Heap(_) | Memory::Mapped(Mapped { file: Some(_), .. }) => None,
             Memory::Mapped(Mapped { map, start, length, .. }) => {
                 Some(Pages { map: Arc::clone(map), start: *start, length: *length })
             }
@@ -170,6 +242,12 @@ impl Region {
         let end = offset.saturating_add(length).min(mapped.length) / PAGE * PAGE;
         let start = offset.next_multiple_of(PAGE);
         if start >= end {
+            return;
+        }
+        if let Some(file) = &mapped.file {
+            // As below: refused, the pages are kept. Safe, since a hole reads as zeros and nothing is borrowed.
+            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            let _: Option<()> = rustix::fs::fallocate(file, hole, start as u64, (end - start) as u64).ok();
             return;
         }
         mapped.split(start);
@@ -194,6 +272,40 @@ impl Mapped {
         }
     }
 }
+
+/// As long as this lives, a mapped file that fails ends the process.
+pub(crate) struct BusErrorGuard(SigId);
+
+impl Drop for BusErrorGuard {
+    fn drop(&mut self) {
+        signal_hook::low_level::unregister(self.0);
+    }
+}
+
+/// From now on the process ends when a mapped file cannot be read or written (SIGBUS): the disk has failed, the file was
+/// cut short, or memory for it has run out. Before that, `mark` is written to the start of the file `marked`, so that the
+/// next process knows, and `message` to the standard error.
+///
+/// # Errors
+/// The system's, where it takes no handler.
+pub(crate) fn end_on_bus_error(marked: File, mark: &'static [u8], volume: &Path) -> io::Result<BusErrorGuard> {
+    let message = format!(
+        "{}: the system cannot read or write the volume any more (SIGBUS); it is marked, and the next start is cold\n",
+        volume.display()
+    );
+    let action = move || {
+        // There is nobody to tell of an error but by these two.
+        let _: Option<usize> = rustix::io::pwrite(&marked, mark, 0).ok();
+        let _: Option<usize> = rustix::io::write(rustix::stdio::stderr(), message.as_bytes()).ok();
+        signal_hook::low_level::exit(BUS_ERROR)
+    };
+    // SAFETY: the handler makes three system calls on what was prepared before. It takes no lock, allocates nothing, does
+    // not unwind, and does not return to the access that failed.
+    unsafe { signal_hook::low_level::register(SIGBUS, action) }.map(BusErrorGuard)
+}
+
+/// The status with which a process ends whose volume has failed: sysexits' EX_IOERR.
+const BUS_ERROR: i32 = 74;
 
 #[cfg(test)]
 mod tests {

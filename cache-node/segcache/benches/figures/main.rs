@@ -6,6 +6,7 @@ mod expiry;
 mod hits;
 mod latency;
 mod memory;
+mod recovery;
 mod speed;
 mod stopwatch;
 
@@ -18,11 +19,12 @@ const NOW: u64 = 1_800_000_000;
 
 fn main() {
     let section = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let sections: [(&str, fn()); 5] = [
+    let sections: [(&str, fn()); 6] = [
         ("memory", memory::memory),
         ("latency", latency::latency),
         ("expiry", expiry::expiry),
         ("hits", hits::hits),
+        ("recovery", recovery::recovery),
         ("speed", speed::speed),
     ];
     for (name, run) in sections {

@@ -35,6 +35,30 @@ proptest! {
     }
 }
 
+#[cfg(not(miri))]
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The same, with the process ending every now and then.
+    #[test]
+    fn a_cache_on_a_volume_forgets_nothing_when_its_process_ends(
+        eviction in evictions(),
+        memory in 6_usize..20,
+        keys in 5_u16..2000,
+        seed: u64,
+        operations in proptest::collection::vec(
+            prop_oneof![30 => operations(2000), 1 => any::<bool>().prop_map(|clean| Operation::Reopen { clean })],
+            1..400,
+        ),
+    ) {
+        let mut pair = Pair::on_volume(eviction, memory * (64 << 10), seed);
+        for operation in operations {
+            pair.apply(&operation.folded(keys));
+        }
+        pair.check_all();
+    }
+}
+
 fn ttls() -> impl Strategy<Value = Option<i64>> {
     prop_oneof![
         2 => Just(None),

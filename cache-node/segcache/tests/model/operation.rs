@@ -57,6 +57,10 @@ pub enum Operation {
         ttl: Option<i64>,
     },
     Maintain,
+    /// The process ends, cleanly or not, and another one opens the volume.
+    Reopen {
+        clean: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +92,11 @@ impl Operation {
             | Operation::Win(key)
             | Operation::KeepAccess(key)
             | Operation::Delete(key) => *key %= keys,
-            Operation::Fill { .. } | Operation::Flush(_) | Operation::Advance(_) | Operation::Maintain => (),
+            Operation::Fill { .. }
+            | Operation::Flush(_)
+            | Operation::Advance(_)
+            | Operation::Maintain
+            | Operation::Reopen { .. } => (),
         }
         self
     }

@@ -1,8 +1,12 @@
 //! A cache and a plain map that is told the same: they must agree.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use segcache::{ArithmeticError, Cache, Deadline, Eviction, Mode, NewItem, Outcome, Settings, StoreError};
+use segcache::{
+    ArithmeticError, Cache, Deadline, Durability, Eviction, Mode, NewItem, OnMismatch, Outcome, RecoveryProgress,
+    Settings, StoreError, VolumeSettings,
+};
 
 use crate::operation::{Kind, Operation};
 
@@ -130,17 +134,84 @@ pub struct Pair {
     /// With eviction an item may be missing, but never wrong.
     may_evict: bool,
     evicted_seen: u64,
+    settings: Settings,
+    volume: Option<Volume>,
+    /// When its items were written is then known less exactly.
+    was_reopened: bool,
+}
+
+/// A directory in memory, which goes with the test.
+struct Volume(VolumeSettings);
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0.directory));
+    }
+}
+
+fn open(settings: &Settings, volume: &Volume, now: u64) -> Cache {
+    Cache::open(settings.clone(), &volume.0, now, &RecoveryProgress::default()).unwrap().0
 }
 
 impl Pair {
     pub fn new(eviction: Eviction, budget: usize, seed: u64) -> Pair {
         let settings = Settings { budget, max_item_size: LARGEST, eviction, seed };
+        let cache = Cache::new(settings.clone(), START).unwrap();
+        Pair::of(cache, settings, None)
+    }
+
+    pub fn on_volume(eviction: Eviction, budget: usize, seed: u64) -> Pair {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let settings = Settings { budget, max_item_size: LARGEST, eviction, seed };
+        let name = format!("gannet-model-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let volume = Volume(VolumeSettings {
+            directory: std::path::Path::new("/dev/shm").join(name),
+            capacity: None,
+            durability: Durability::None,
+            max_absence: None,
+            on_mismatch: OnMismatch::Refuse,
+            boot: [1; 16],
+            oom_kills: 0,
+        });
+        let cache = open(&settings, &volume, START);
+        Pair::of(cache, settings, Some(volume))
+    }
+
+    fn of(cache: Cache, settings: Settings, volume: Option<Volume>) -> Pair {
+        let eviction = settings.eviction;
         Pair {
-            cache: Cache::new(settings, START).unwrap(),
+            cache,
             model: Model { now: START, items: HashMap::new(), flush_at: None, last_cas: 0, writes: 0 },
             may_evict: eviction != Eviction::None,
             evicted_seen: 0,
+            settings,
+            volume,
+            was_reopened: false,
         }
+    }
+
+    /// Ends the cache as its process would, and opens its volume again.
+    fn reopen(&mut self, clean: bool) {
+        let Some(volume) = &self.volume else { return };
+        self.was_reopened = true;
+        self.evicted_seen = 0;
+        self.model.writes = 0;
+        let gone = Cache::new(self.settings.clone(), START).unwrap();
+        let before = std::mem::replace(&mut self.cache, gone);
+        if clean {
+            before.close().unwrap();
+        } else {
+            drop(before);
+            // Only a snapshot knows what was read.
+            self.model.items.values_mut().for_each(|known| known.read = false);
+        }
+        self.cache = open(&self.settings, volume, self.model.now);
+        if self.may_evict {
+            // What was about to be evicted is gone.
+            let (cache, items) = (&self.cache, &mut self.model.items);
+            items.retain(|key, _| cache.peek(&key_bytes(*key)).is_some());
+        }
+        self.check_all();
     }
 
     /// If the cache has evicted something, whatever it no longer has leaves the model.
@@ -177,7 +248,9 @@ impl Pair {
                 let used = known.accessed.map_or(known.written, |accessed| accessed.max(known.written));
                 let told = self.cache.last_access(&bytes).unwrap();
                 let may_be_early = if known.accessed == Some(used) { 0 } else { (self.model.now - used) / 15 };
-                assert!((used - may_be_early..=used).contains(&told), "{key}: used at {used}, told {told}");
+                let is_exact = known.accessed == Some(used) || !self.was_reopened;
+                let earliest = if is_exact { used - may_be_early } else { 0 };
+                assert!((earliest..=used).contains(&told), "{key}: used at {used}, told {told}");
             }
             (item, known) => panic!("{key} at {}: cache has {item:?}, model has {known:?}", self.model.now),
         }
@@ -336,6 +409,7 @@ impl Pair {
             Operation::Maintain => {
                 self.cache.maintain();
             }
+            Operation::Reopen { clean } => self.reopen(clean),
         }
     }
 
