@@ -31,6 +31,7 @@ use crate::kind::KINDS;
 use crate::metrics::{Counters, Metrics, Phase};
 use crate::node::Event;
 use crate::tls::credentials::Credentials;
+use crate::volume::Volume;
 
 /// A thread that has not finished a round for so long is stuck, and the node is better restarted. The longest sleep of
 /// a healthy one is half a second.
@@ -174,6 +175,7 @@ fn report(metrics: &Metrics) -> Status {
             limit: u64::from(metrics.config.max_connections),
             refused: totals.refused,
         },
+        storage: metrics.volume.as_ref().map(Volume::report),
         latencies: latencies(metrics),
         tls: metrics.tls.as_ref().and_then(|tls| tls.status()),
     }

@@ -1,6 +1,6 @@
 //! The two times that the node knows.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
@@ -19,11 +19,17 @@ pub struct Clock {
 pub struct Instant(u64);
 
 impl Clock {
-    /// A clock set by the wall clock of this moment.
+    /// A clock set by the wall clock of this moment, but not before `earliest` (unix seconds).
     #[must_use]
-    pub fn start() -> Clock {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Clock { offset_us: (wall.as_micros() as u64).saturating_sub(boot_time_us()) }
+    pub fn start(earliest: u64) -> Clock {
+        let now = (wall().as_micros() as u64).max(earliest * 1_000_000);
+        Clock { offset_us: now.saturating_sub(boot_time_us()) }
+    }
+
+    /// The wall clock of this moment, in unix seconds.
+    #[must_use]
+    pub fn wall_seconds() -> u64 {
+        wall().as_secs()
     }
 
     /// The time now.
@@ -57,6 +63,10 @@ impl Instant {
     pub fn micros(self) -> u64 {
         self.0
     }
+}
+
+fn wall() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn boot_time_us() -> u64 {

@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_connection_is_listed_as_long_as_it_lives() {
-        let (list, now) = (Arc::new(Connections::default()), Clock::start().now());
+        let (list, now) = (Arc::new(Connections::default()), Clock::start(0).now());
         let listed: Vec<_> = (1..=5).map(|port| list.list(([127, 0, 0, 1], port).into(), now)).collect();
         let (first, more) = list.first(3);
         assert_eq!((first.len(), more), (3, 2));

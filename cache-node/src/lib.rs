@@ -38,5 +38,6 @@ mod statistics;
 mod storage;
 mod tls;
 mod transport;
+mod volume;
 mod watch;
 mod worker;

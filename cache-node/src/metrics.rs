@@ -15,6 +15,7 @@ use crate::kind::{KINDS, Kind, Tally};
 use crate::latency::{Histogram, Latencies};
 use crate::tls::credentials::Credentials;
 use crate::tls::{self, Tls};
+use crate::volume::Volume;
 use crate::watch::Watch;
 
 /// A figure with one writer.
@@ -282,6 +283,8 @@ pub struct Metrics {
     pub tls: Option<Arc<Tls>>,
     /// The credentials of the admin port; none where it speaks in the clear.
     pub admin_tls: Option<Arc<Credentials>>,
+    /// Where the items outlive the process, if they do.
+    pub volume: Option<Volume>,
     /// Connections that were accepted and not refused; written by the listener.
     pub accepted: Counter,
     /// Connections refused at the limit; written by the listener.
@@ -302,7 +305,8 @@ impl Metrics {
     /// The figures of a node with so many serving threads.
     #[must_use]
     pub fn new(config: config::Config, configuration_hash: String, threads: usize, control: Control) -> Arc<Metrics> {
-        let clock = Clock::start();
+        let last_tick = config.storage.as_ref().and_then(|storage| segcache::last_tick(&storage.directory));
+        let clock = Clock::start(last_tick.unwrap_or_default());
         Arc::new(Metrics {
             clock,
             started: clock.now(),
@@ -310,6 +314,7 @@ impl Metrics {
             discovery: config.discovery.clone().map(Discovery::new),
             tls: Tls::of(&config),
             admin_tls: tls::admin(&config),
+            volume: config.storage.as_ref().map(|_| Volume::default()),
             config,
             configuration_hash,
             control,

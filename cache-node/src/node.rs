@@ -23,6 +23,7 @@ use crate::pinning::{self, Pinning, PinningError};
 use crate::storage::{Owner, Storage, StorageThread};
 use crate::tls;
 use crate::tls::credentials::CredentialsError;
+use crate::volume::VolumeError;
 use crate::worker::{Ways, Worker, WorkerError, poll};
 
 /// How long sessions have to come to the end of their requests before they are closed all the same.
@@ -48,6 +49,9 @@ pub enum NodeError {
     /// The cache cannot be made.
     #[error("memory: {0}")]
     Cache(#[from] SettingsError),
+    /// The cache cannot be opened on its volume.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
     /// A thread cannot be bound to its processor.
     #[error(transparent)]
     Pinning(#[from] PinningError),
@@ -180,9 +184,14 @@ impl Node {
         Ok(node)
     }
 
-    /// Makes the cache, and starts the thread that makes memory ready ahead of it.
+    /// Makes the cache or opens it, and starts the threads that make memory ready ahead of it and flush its volume.
     fn make_cache(&mut self, sender: &Sender<Event>) -> Result<Owner, NodeError> {
-        let mut cache = Cache::new(settings(&self.metrics.config), self.metrics.clock.now().seconds())?;
+        let (metrics, settings) = (&self.metrics, settings(&self.metrics.config));
+        let mut cache = match (&metrics.config.storage, &metrics.volume) {
+            (Some(storage), Some(volume)) => volume.open(storage, settings)?,
+            _ => Cache::new(settings, metrics.clock.now().seconds())?,
+        };
+        self.start_flushing(&cache, sender)?;
         self.populator = cache.populator().map(|populator| self.start_populator(populator, sender)).transpose()?;
         Ok(Owner::new(cache, self.populator.clone()))
     }
@@ -230,6 +239,21 @@ impl Node {
                 return Ok(false);
             }
         }
+    }
+
+    /// Starts the thread that flushes the volume, where there is one to be flushed.
+    fn start_flushing(&mut self, cache: &Cache, sender: &Sender<Event>) -> Result<(), NodeError> {
+        let flusher = cache.flusher().map_err(system("what flushes the volume"))?;
+        let interval = self.metrics.config.storage.as_ref().map(|storage| storage.flush_interval.0);
+        if let (Some(flusher), Some(interval)) = (flusher, interval) {
+            let metrics = Arc::clone(&self.metrics);
+            self.spawn("flush".to_owned(), None, sender, move || {
+                let is_over = || metrics.phase() >= Phase::Closing;
+                metrics.volume.as_ref().map_or(Ok(()), |volume| volume.flush(&flusher, interval, is_over))?;
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     /// Starts the storage thread; returns each worker's way to it.

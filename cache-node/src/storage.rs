@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use memcache::{Announced, MAX_KEY_LENGTH, Protocol, Streams};
 use segcache::{Cache, Deadline, Evicted, Evictions};
+use tracing::warn;
 
 use crate::bell::Bell;
 use crate::buffers::{Batch, Received};
@@ -106,6 +107,15 @@ impl Storage {
         }
     }
 
+    /// To be called when the worker ends: whoever owns the cache puts what memory alone knows into its volume.
+    pub fn close(self) {
+        match self {
+            Storage::Inline(owner) => owner.close(),
+            // Its thread sees that nobody is left, and closes it.
+            Storage::Thread(link) => drop(link),
+        }
+    }
+
     /// To be called before the worker sleeps: whether it must not, because there is work.
     pub fn before_sleep(&mut self) -> bool {
         match self {
@@ -153,6 +163,13 @@ impl Owner {
         let Some(item) = execute::announced_item(command, input, &mut room, self.cache.now()) else { return };
         if let Ok(reservation) = self.cache.reserve(&item, length) {
             batch.begin_filling(announced, reservation, &mut self.cache);
+        }
+    }
+
+    /// Ends the use of the cache, so that the next node finds it quickly.
+    fn close(self) {
+        if let Err(reason) = self.cache.close() {
+            warn!(%reason, "no snapshot of the index can be written; the next start reads all segments instead");
         }
     }
 
@@ -230,6 +247,7 @@ impl StorageThread {
                 self.sleep();
             }
         }
+        self.owner.close();
     }
 
     /// Executes what one worker has handed in; says whether there was anything.

@@ -405,7 +405,7 @@ mod tests {
 
     #[test]
     fn lines_are_memcacheds() {
-        let clock = Clock::start();
+        let clock = Clock::start(0);
         let key = b"a b%\xe9".as_slice();
         for (event, line) in [
             (Event::Eviction { key: key.into(), ttl: None, size: 3 }, "type=eviction key=a%20b%25%E9 ttl=-1 size=3"),
@@ -427,7 +427,7 @@ mod tests {
 
     #[test]
     fn a_stream_is_wanted_as_long_as_somebody_watches_it() {
-        let watch = Watch::new(Clock::start());
+        let watch = Watch::new(Clock::start(0));
         assert!(!watch.wants(Streams::EVICTIONS));
         let ticket = watch.admit(Streams::EVICTIONS.and(Streams::SLOW)).unwrap();
         assert!(watch.wants(Streams::EVICTIONS) && watch.wants(Streams::SLOW) && !watch.wants(Streams::FETCHERS));
@@ -437,7 +437,7 @@ mod tests {
 
     #[test]
     fn watchers_are_limited() {
-        let watch = Watch::new(Clock::start());
+        let watch = Watch::new(Clock::start(0));
         let tickets: Vec<_> = (0..MOST_WATCHERS).map(|_| watch.admit(Streams::FETCHERS).unwrap()).collect();
         assert!(watch.admit(Streams::FETCHERS).is_none());
         drop(tickets);
@@ -446,7 +446,7 @@ mod tests {
 
     #[test]
     fn what_is_told_faster_than_it_is_read_is_counted() {
-        let watch = Watch::new(Clock::start());
+        let watch = Watch::new(Clock::start(0));
         let ticket = watch.admit(Streams::FETCHERS).unwrap();
         for _ in 0..super::QUEUE + 10 {
             watch.tell(Event::Fetch { key: b"k".as_slice().into(), size: None });

@@ -160,6 +160,7 @@ impl Worker {
             self.lingering.expire(self.now);
             self.beat();
         }
+        self.storage.close();
         Ok(())
     }
 

@@ -4,6 +4,7 @@ pub mod application;
 pub mod bed;
 pub mod cert_manager;
 pub mod cluster;
+pub mod crash;
 pub mod failure;
 pub mod figures;
 pub mod hit_ratio;

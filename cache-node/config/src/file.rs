@@ -4,13 +4,18 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::{AdminTls, Bytes, Duration, Tls, content_hash};
+use crate::{AdminTls, Bytes, Duration, Storage, Tls, content_hash};
 
 /// The newest file version that this build reads, and the one that it writes where an older one cannot say the same.
 pub const NEWEST_VERSION: u32 = 1;
 /// The oldest file version that this build reads: two before its own, once there are as many.
 pub const OLDEST_VERSION: u32 = if NEWEST_VERSION > 3 { NEWEST_VERSION - 2 } else { 1 };
 
+/// What items need at least, with their index or without.
+const SMALLEST_MEMORY: u64 = 8 << 20;
+/// Flushes that follow each other faster would do nothing else.
+const SHORTEST_FLUSH: std::time::Duration = std::time::Duration::from_millis(100);
+const LONGEST_FLUSH: std::time::Duration = std::time::Duration::from_secs(3600);
 /// 64 workers and the storage thread.
 const MOST_PINNED: usize = 65;
 /// What the system's set of processors has room for.
@@ -78,6 +83,9 @@ pub struct Config {
     /// again where there are fewer; none: the system chooses. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pinning: Vec<u16>,
+    /// Where items are kept so that they outlive the process. Default: nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Storage>,
     /// TLS on the data port. Default: none, clients speak in the clear.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
@@ -147,6 +155,7 @@ impl Default for Config {
             discovery: None,
             slow_command: Duration(std::time::Duration::ZERO),
             pinning: Vec::new(),
+            storage: None,
             tls: None,
             admin_tls: None,
         }
@@ -253,7 +262,7 @@ impl Config {
         if !(1 << 10..=128 << 20).contains(&self.max_item_size.0) {
             return fail("maxItemSize", self.max_item_size.to_string(), "1Ki to 128Mi");
         }
-        if self.memory.0 < 8 << 20 || self.memory.0 > 8 << 40 {
+        if self.memory.0 < SMALLEST_MEMORY || self.memory.0 > 8 << 40 {
             return fail("memory", self.memory.to_string(), "8Mi to 8Ti");
         }
         if self.memory.0 < 8 * self.max_item_size.0 {
@@ -261,6 +270,16 @@ impl Config {
         }
         if self.buffer_memory.0 < 2 << 20 {
             return fail("bufferMemory", self.buffer_memory.to_string(), "at least 2Mi");
+        }
+        if let Some(capacity) = self.storage.as_ref().and_then(|storage| storage.capacity)
+            && capacity.0 < SMALLEST_MEMORY.max(8 * self.max_item_size.0)
+        {
+            return fail("storage", capacity.to_string(), "a capacity of at least 8Mi and eight times maxItemSize");
+        }
+        if let Some(interval) = self.storage.as_ref().map(|storage| storage.flush_interval)
+            && !(SHORTEST_FLUSH..=LONGEST_FLUSH).contains(&interval.0)
+        {
+            return fail("storage", interval.to_string(), "a flushInterval of 100ms to 1h");
         }
         if self.pinning.len() > MOST_PINNED {
             return fail("pinning", format!("a list of {}", self.pinning.len()), "at most 65 processors");

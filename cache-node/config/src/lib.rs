@@ -7,6 +7,7 @@ mod budget;
 mod file;
 mod latency;
 mod status;
+mod storage;
 mod tls;
 mod units;
 
@@ -14,8 +15,10 @@ pub use budget::{Budget, BudgetError};
 pub use file::{Config, ConfigError, Eviction, NEWEST_VERSION, OLDEST_VERSION, Protocol, StorageThread};
 pub use latency::{LATENCY_BUCKETS, LATENCY_OCTAVES, Latencies, latency_bucket};
 pub use status::{
-    ClientIdentity, ClientSerial, Connections, Items, Memory, Phase, Requests, ServedCertificate, Status, TlsStatus,
+    ClientIdentity, ClientSerial, Connections, Items, Memory, Phase, Recovery, Requests, ServedCertificate, Status,
+    StorageReport, TlsStatus,
 };
+pub use storage::{Durability, Medium, OnMismatch, Storage};
 pub use tls::{AdminTls, Tls, TlsMode};
 pub use units::{Bytes, Duration, UnitError};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Latencies, TlsMode};
+use crate::{Durability, Latencies, Medium, TlsMode};
 
 /// A node's report. Fields are only ever added; a reader ignores those that it does not know, so that operator and
 /// node may be of different versions.
@@ -27,12 +27,54 @@ pub struct Status {
     pub memory: Memory,
     /// Connections.
     pub connections: Connections,
+    /// Where items outlive the process; left out where they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<StorageReport>,
     /// How long requests took since the start, by command; a command that was not asked for yet is left out.
     #[serde(default)]
     pub latencies: BTreeMap<String, Latencies>,
     /// TLS on the data port; none without it, and of nodes that are older than it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsStatus>,
+}
+
+/// A volume, and what has come back from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StorageReport {
+    /// Segments that are in the index again, while they are brought back.
+    pub segments_done: u32,
+    /// Segments that are to be.
+    pub segments_found: u32,
+    /// Flushes since the start, after each of which what was there outlives the machine.
+    #[serde(default)]
+    pub flushes: u64,
+    /// How the volume was opened; left out while it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Recovery>,
+}
+
+/// How a volume was opened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Recovery {
+    /// What the volume lies on.
+    pub medium: Medium,
+    /// What items outlive, which is less than was asked for where the medium cannot do it.
+    pub durability: Durability,
+    /// Why the cache began empty; left out where it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cold: Option<String>,
+    /// Whether the node before ended cleanly, and its index could be taken over as it was.
+    pub from_snapshot: bool,
+    /// Items that came back.
+    pub items: u64,
+    /// Records that were not whole, and were left out.
+    pub damaged: u64,
+    /// How long it took.
+    pub milliseconds: u64,
+    /// Seconds by which the system's clock was behind the last tick of the node before; time went on from there.
+    pub clock_behind_seconds: u64,
 }
 
 /// Where a node is in its life.
