@@ -113,7 +113,7 @@ impl Drop for RestartFile {
 
 impl Memcached {
     fn start(file: &RestartFile, items: u64) -> Option<Memcached> {
-        let memory = (items * 220 >> 20).to_string();
+        let memory = ((items * 220) >> 20).to_string();
         let mut command = Command::new("memcached");
         command.args(["-u", "root", "-l", "127.0.0.1", "-U", "0", "-t", "2", "-m", &memory]);
         command.args(["-p", &PORT.to_string(), "-e"]).arg(&file.0).stdin(Stdio::null()).stderr(Stdio::null());
