@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{self, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
@@ -53,6 +54,8 @@ pub struct Ports {
 struct Shared {
     metrics: Arc<Metrics>,
     events: Sender<Event>,
+    /// The most that items and index were ever seen to take: memory that a cache has touched stays with the process.
+    touched: Arc<AtomicU64>,
 }
 
 /// Serves the ports on a thread of their own, for as long as the process lives.
@@ -66,7 +69,7 @@ pub fn serve(ports: Ports, metrics: Arc<Metrics>, events: Sender<Event>) -> io::
     }
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let tls = metrics.admin_tls.clone();
-    let shared = Shared { metrics, events };
+    let shared = Shared { metrics, events, touched: Arc::default() };
     let health_routes = Router::new().route("/livez", get(live)).route("/readyz", get(ready));
     let admin_routes =
         Router::new().route("/metrics", get(scrape)).route("/status", get(status)).route("/drain", post(drain));
@@ -118,6 +121,10 @@ async fn live(State(shared): State<Shared>) -> (StatusCode, String) {
 }
 
 async fn ready(State(shared): State<Shared>) -> (StatusCode, String) {
+    #[cfg(feature = "misbehave")]
+    if crate::misbehave::Fault::of(&shared.metrics.config) == Some(crate::misbehave::Fault::NeverReady) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "not ready: it misbehaves\n".to_owned());
+    }
     match shared.metrics.phase() {
         Phase::Serving => (StatusCode::OK, "ready\n".to_owned()),
         Phase::Starting => {
@@ -140,11 +147,13 @@ async fn scrape(State(shared): State<Shared>) -> impl IntoResponse {
 }
 
 async fn status(State(shared): State<Shared>) -> Json<Status> {
-    Json(report(&shared.metrics))
+    Json(report(&shared.metrics, &shared.touched))
 }
 
-fn report(metrics: &Metrics) -> Status {
+fn report(metrics: &Metrics, touched: &AtomicU64) -> Status {
     let (totals, cache) = (metrics.totals(), metrics.cache());
+    let cache_used = cache.index_bytes + cache.segment_bytes + cache.metadata_bytes;
+    let cache_touched = touched.fetch_max(cache_used, Ordering::Relaxed).max(cache_used);
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         configuration_hash: metrics.configuration_hash.clone(),
@@ -165,15 +174,17 @@ fn report(metrics: &Metrics) -> Status {
         },
         memory: config::Memory {
             cache_limit: cache.budget,
-            cache_used: cache.index_bytes + cache.segment_bytes + cache.metadata_bytes,
+            cache_used,
             buffers_limit: metrics.budget.limit() as u64,
             buffers_used: metrics.budget.used() as u64,
             resident: exposition::resident_bytes(),
+            anonymous: exposition::anonymous_bytes().saturating_sub(cache_touched),
         },
         connections: config::Connections {
             open: metrics.open(),
             limit: u64::from(metrics.config.max_connections),
             refused: totals.refused,
+            failed_handshakes: metrics.tls.as_ref().map_or(0, |tls| tls.handshakes.refusals.of_clients_that_stayed()),
         },
         storage: metrics.volume.as_ref().map(Volume::report),
         latencies: latencies(metrics),

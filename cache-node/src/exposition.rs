@@ -229,8 +229,18 @@ fn label_pairs(labels: &[(&str, &str)]) -> Vec<LabelPair> {
 /// The process's resident memory as the kernel counts it; 0 where it does not say.
 #[must_use]
 pub fn resident_bytes() -> u64 {
+    kernel_bytes("VmRSS:")
+}
+
+/// The part of it that no file stands behind.
+#[must_use]
+pub fn anonymous_bytes() -> u64 {
+    kernel_bytes("RssAnon:")
+}
+
+fn kernel_bytes(name: &str) -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     kib.map_or(0, |kib| kib << 10)
 }

@@ -61,6 +61,25 @@ fn a_connection_within_tls_takes_no_more_than_is_set_aside_for_it() -> Outcome {
     Ok(())
 }
 
+#[test]
+fn memory_beside_items_is_told_apart_from_them() -> Outcome {
+    const HELD: u64 = 2 << 20;
+    let node = Node::start("memory: 64Mi\nmaxConnections: 600\n")?;
+    fill(&mut node.client()?, 10_000, 3000)?;
+    let memory = node.status()?.memory;
+    ensure!(memory.cache_used > 24 << 20, "the cache was not filled: {memory:?}");
+    ensure!(memory.anonymous < memory.cache_used / 2, "items are counted as memory beside them: {memory:?}");
+    let mut clients = (0..500).map(|_| node.client()).collect::<Outcome<Vec<Client>>>()?;
+    for client in &mut clients {
+        client.send(&[b"set held 0 0 16000\r\n", [b'x'; 8000].as_slice()].concat())?;
+    }
+    eventually(|| {
+        let now = node.status()?.memory.anonymous;
+        ensure!(now > memory.anonymous + HELD, "500 connections hold nothing: {now} after {}", memory.anonymous);
+        Ok(())
+    })
+}
+
 /// Fills the cache several times over, and keeps every connection that there may be busy; returns the most memory that
 /// ever was resident.
 fn strain(node: &Node) -> Outcome<u64> {

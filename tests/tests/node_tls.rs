@@ -218,6 +218,8 @@ fn what_is_not_tls_as_it_should_be_is_refused_and_counted_by_reason() -> Outcome
         node.wait_for_metric(&failed(reason), |count| count == 1.0)?;
         good.expect(b"mn\r\n", b"MN\r\n")?;
     }
+    let told = node.status()?.connections.failed_handshakes;
+    ensure!(told == 3, "{told} handshakes failed that the client did not merely leave");
     Ok(())
 }
 

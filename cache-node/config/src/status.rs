@@ -134,6 +134,9 @@ pub struct Memory {
     pub buffers_used: u64,
     /// The process's resident memory.
     pub resident: u64,
+    /// The memory of its own that the process holds beside items and index: code, buffers, connections, and what leaks.
+    #[serde(default)]
+    pub anonymous: u64,
 }
 
 /// Connections.
@@ -146,6 +149,9 @@ pub struct Connections {
     pub limit: u64,
     /// Refused at the limit, since the start.
     pub refused: u64,
+    /// TLS handshakes that failed, since the start; without those whose client merely went away.
+    #[serde(default)]
+    pub failed_handshakes: u64,
 }
 
 /// TLS as it is served now, whatever the files say.

@@ -72,6 +72,15 @@ impl Refusals {
     }
 }
 
+impl Refusals {
+    /// All but those whose client merely went away: whoever tries whether a port is open does that.
+    #[must_use]
+    pub fn of_clients_that_stayed(&self) -> u64 {
+        let went_away = self.0[Refusal::Closed as usize].get();
+        self.each().map(|(_, count)| count).sum::<u64>().saturating_sub(went_away)
+    }
+}
+
 impl Refusal {
     /// What this failure is counted as.
     #[must_use]
