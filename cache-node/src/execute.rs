@@ -100,6 +100,10 @@ pub fn prefetch_items(batch: &Batch, cache: &Cache) {
 pub fn perform(current: Current<'_>, cache: &mut Cache, context: Context<'_>) -> Flow {
     let Current { command, hash, input, keys_done, reserved, quit, watch, mut output } = current;
     let counters = context.counters;
+    #[cfg(feature = "misbehave")]
+    if *keys_done == 0 && crate::misbehave::strike(&context.metrics.config, &command, input, cache) {
+        return write(server_error(Reply::OutOfMemory, counters).text(), &mut output);
+    }
     let meta = |key: Span, flags: Span| Meta { key: key.of(input), flags: flags.of(input) };
     match command {
         Command::Get { keys, with_cas } => {

@@ -27,6 +27,8 @@ mod link;
 mod listener;
 mod meta;
 mod metrics;
+#[cfg(feature = "misbehave")]
+mod misbehave;
 pub mod node;
 mod observed;
 mod pinning;
