@@ -5,15 +5,18 @@
 
 mod generate;
 mod pod_template;
+mod rollout;
 mod spec;
 mod status;
 mod tls;
 
 pub use generate::{chart_template, crd_yaml};
 pub use pod_template::PodTemplate;
-pub use spec::{
-    CacheCluster, CacheClusterSpec, CacheSpec, DisruptionSpec, Eviction, NodeSpec, RolloutSpec, TemplatePolicy,
+pub use rollout::{
+    AnalysisSpec, MetricBaseline, MetricComparison, MetricName, MetricStatus, OnFailure, RejectedRevision,
+    RolloutMetric, RolloutSpec, RolloutStatus, RolloutStep, RolloutStrategy, StepType, TemplatePolicy, WarmthSpec,
 };
+pub use spec::{CacheCluster, CacheClusterSpec, CacheSpec, DisruptionSpec, Eviction, NodeSpec};
 pub use status::{CacheClusterStatus, PodCertificate, PodStatus, TlsClientStatus, TlsStatus, condition};
 pub use tls::{CaSpec, CertManagerKind, IssuerSpec, IssuerType, MonitoringSpec, TlsClient, TlsMode, TlsSpec};
 

@@ -3,6 +3,7 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+use crate::rollout::RolloutSpec;
 use crate::status::CacheClusterStatus;
 use crate::{MonitoringSpec, PodTemplate, TlsSpec};
 
@@ -178,30 +179,6 @@ pub enum Eviction {
     S3Fifo,
 }
 
-/// How changes reach the pods.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RolloutSpec {
-    /// Frozen: pods change only when this resource asks for it, whatever operator version runs. Latest: a new operator
-    /// version may roll its own newer pod template out.
-    #[serde(default)]
-    pub template: TemplatePolicy,
-
-    /// How long a changed pod may take to become ready before the cluster is reported as stalled, such as 10m.
-    #[serde(default = "default_progress_deadline")]
-    #[schemars(regex(pattern = DURATION_PATTERN), length(max = 32))]
-    pub progress_deadline: String,
-}
-
-/// Whether another operator version may change pods: Frozen, never; Latest, it may.
-#[derive(schemars::JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "explained on the type, see Eviction")]
-pub enum TemplatePolicy {
-    #[default]
-    Frozen,
-    Latest,
-}
-
 macro_rules! defaults {
     ($($name:ident: $type:ty = $value:expr;)*) => { $(fn $name() -> $type { $value })* };
 }
@@ -215,7 +192,6 @@ defaults! {
     default_idle_timeout: String = "0s".to_owned();
     default_drain_delay: String = "5s".to_owned();
     default_max_item_size: String = "1Mi".to_owned();
-    default_progress_deadline: String = "10m".to_owned();
 }
 
 impl Default for DisruptionSpec {
@@ -240,11 +216,5 @@ impl Default for NodeSpec {
 impl Default for CacheSpec {
     fn default() -> CacheSpec {
         CacheSpec { eviction: Eviction::default(), max_item_size: default_max_item_size() }
-    }
-}
-
-impl Default for RolloutSpec {
-    fn default() -> RolloutSpec {
-        RolloutSpec { template: TemplatePolicy::default(), progress_deadline: default_progress_deadline() }
     }
 }

@@ -4,6 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::rollout::RolloutStatus;
+
 /// The types of the conditions; all of them are always present.
 pub mod condition {
     /// Every declared node serves what is declared.
@@ -16,6 +18,8 @@ pub mod condition {
     pub const PAUSED: &str = "Paused";
     /// Every node serves TLS with a certificate that is renewed in time.
     pub const TLS_READY: &str = "TLSReady";
+    /// No rollout failed, and none waits for a hand because nothing can be said of it.
+    pub const ROLLOUT_HEALTHY: &str = "RolloutHealthy";
 }
 
 /// What the operator last saw. It is a report: nothing is decided from it.
@@ -66,7 +70,11 @@ pub struct CacheClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsStatus>,
 
-    /// Ready, Reconciling, Stalled, Paused and TLSReady.
+    /// The rollout: its phase, its step, and what its analysis found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
+
+    /// Ready, Reconciling, Stalled, Paused, RolloutHealthy and TLSReady.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

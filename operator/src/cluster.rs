@@ -9,6 +9,8 @@ use kube::{Resource, ResourceExt};
 use serde::{Deserialize, Serialize};
 
 use crate::given;
+use crate::rollout::action::{self, Action};
+use crate::rollout::policy::Policy;
 
 /// A CacheCluster whose every value has been read and found to make sense together.
 #[derive(Clone, Debug)]
@@ -24,6 +26,9 @@ pub struct Cluster {
     pub progress_deadline: Duration,
     /// Who is let in by somebody else's certificates.
     pub identities: Vec<String>,
+    pub policy: Policy,
+    /// What is asked for by hand.
+    pub action: Option<Action>,
     /// What shapes the pods, as declared.
     pub inputs: Inputs,
     /// The same, computed: what the pods are built from.
@@ -142,6 +147,8 @@ impl Cluster {
             template_policy: spec.rollout.template,
             progress_deadline: duration("rollout.progressDeadline", &spec.rollout.progress_deadline)?,
             identities: spec.tls.identities,
+            policy: Policy::parse(&spec.rollout).map_err(|e| InvalidSpec::new(e.field, &e))?,
+            action: resource.annotations().get(action::ANNOTATION).and_then(|text| Action::parse(text)),
             inputs,
             shape,
         })

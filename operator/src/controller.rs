@@ -30,9 +30,11 @@ use crate::cluster::{Cluster, InvalidSpec};
 use crate::desired;
 use crate::desired::labels::MANAGED_BY;
 use crate::metrics::Metrics;
+use crate::observe::windows::Windows;
 use crate::observe::{self, Asker, Looks, ObserveError, Observed};
 use crate::report::{self, Outcome, Report};
 use crate::revision::{Defaults, RevisionError};
+use crate::rollout::policy::Policy;
 use crate::rollout::{self, Decision, Progress};
 use crate::rotation::Phase;
 use crate::tls::Tls;
@@ -67,6 +69,7 @@ pub struct Context {
     metrics: Metrics,
     admin: AdminAuthority,
     looks: Looks,
+    windows: Windows,
     reporter: Reporter,
     /// Failures in a row, by object: each backs off by itself.
     failures: Mutex<HashMap<String, u32>>,
@@ -92,7 +95,8 @@ pub enum ReconcileError {
 impl Context {
     pub fn new(client: Client, defaults: Defaults, metrics: Metrics, admin: AdminAuthority, identity: &str) -> Context {
         let reporter = Reporter { controller: MANAGED_BY.to_owned(), instance: Some(identity.to_owned()) };
-        Context { client, defaults, metrics, admin, looks: Looks::default(), reporter, failures: Mutex::default() }
+        let (looks, windows) = (Looks::default(), Windows::default());
+        Context { client, defaults, metrics, admin, looks, windows, reporter, failures: Mutex::default() }
     }
 }
 
@@ -181,13 +185,15 @@ async fn reconcile_or_fail(resource: Arc<Guarded>, context: Arc<Context>) -> Res
 async fn reconcile(resource: &CacheCluster, context: &Context) -> Result<Action, ReconcileError> {
     if resource.metadata.deletion_timestamp.is_some() {
         // Whatever was made for it has it as its owner and goes with it.
+        context.windows.forget(&key(resource));
         return Ok(Action::await_change());
     }
     let now = Timestamp::now();
     let tls = Tls::parse(resource, &context.defaults.cluster_domain);
     let speaker = context.admin.speaker(now)?;
     let asker = Asker { admin: &speaker, looks: &context.looks, now };
-    let observed = observe::observe(&context.client, resource, tls.as_ref().ok(), &asker).await?;
+    let mut observed = observe::observe(&context.client, resource, tls.as_ref().ok(), &asker).await?;
+    let interval = look(context, resource, &mut observed, now);
     let certified = match &tls {
         // Before all else, and whatever else is wrong or paused: a certificate that ends is an outage.
         Ok(tls) => match certify(context, resource, tls, &observed, now).await? {
@@ -210,7 +216,7 @@ async fn reconcile(resource: &CacheCluster, context: &Context) -> Result<Action,
     if !observed.foreign.is_empty() {
         return tell(Outcome::Conflict(&observed.foreign), AGAIN_SERVING).await;
     }
-    let step = match rollout::decide(&cluster, &observed, &context.defaults)? {
+    let step = match rollout::decide(&cluster, &observed, &context.defaults, now)? {
         Decision::Step(step) => step,
         Decision::NothingYet => return tell(Outcome::NothingYet, AGAIN_EMPTY).await,
     };
@@ -228,10 +234,13 @@ async fn reconcile(resource: &CacheCluster, context: &Context) -> Result<Action,
         context.metrics.writes.with_label_values(&[action]).inc_by(u64::try_from(count).unwrap_or(0));
     }
     let again = match step.progress {
+        // One decision often leads to the next.
+        _ if !step.notes.is_empty() => AGAIN_AT_ONCE,
         Progress::Complete | Progress::Held { .. } if step.replicas == 0 && observed.pods.is_empty() => AGAIN_EMPTY,
         Progress::Complete | Progress::Held { .. } if observed.pods.iter().all(|pod| pod.ready) => AGAIN_SERVING,
         _ => AGAIN_UNDERWAY,
     };
+    let again = interval.map_or(again, |interval| interval.min(again));
     tell(Outcome::Stepped { cluster: &cluster, step: &step, applied: &applied }, again).await
 }
 
@@ -385,4 +394,15 @@ fn spread(delay: Duration, key: &str) -> Duration {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     delay + delay / 1000 * u32::try_from(hasher.finish() % 100).unwrap_or(0)
+}
+
+/// Puts together what the pods did since the last looks, for clusters that are changed by canaries, and says how soon the next
+/// look is due.
+fn look(context: &Context, resource: &CacheCluster, observed: &mut Observed, now: Timestamp) -> Option<Duration> {
+    let declared = Policy::parse(&resource.spec.rollout).ok().filter(|policy| policy.canary);
+    let run = observed.record.as_ref().and_then(|record| record.run.as_ref());
+    // A rollout keeps to what was declared when it began.
+    let seconds = run.map(|run| &run.policy).or(declared.as_ref())?.interval_seconds();
+    observed.ticks = context.windows.take(&key(resource), &observed.pods, seconds, now);
+    Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(1)))
 }

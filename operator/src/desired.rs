@@ -49,13 +49,14 @@ pub fn build(cluster: &Cluster, step: &Step, observed: &Observed) -> Desired {
     }
     let mounted = observed.pods.iter().any(|pod| pod.mounts.given_tls);
     config_maps.extend(config_map::identities(cluster, &observed.config_maps, mounted));
+    let stored = &observed.controller_revisions;
+    let revisions = kept.iter().map(|revision| controller_revision::build(cluster, revision, stored));
+    // What the record names is there before it, and it is there before anything is done.
+    let controller_revisions = revisions.chain([controller_revision::record(cluster, &step.record)]).collect();
     Desired {
         service_account: service_account::build(cluster),
         config_maps,
-        controller_revisions: kept
-            .iter()
-            .map(|revision| controller_revision::build(cluster, revision, &observed.controller_revisions))
-            .collect(),
+        controller_revisions,
         node_service: services::for_nodes(cluster),
         client_service: services::for_clients(cluster),
         disruption_budget: disruption_budget::build(cluster),
@@ -64,16 +65,23 @@ pub fn build(cluster: &Cluster, step: &Step, observed: &Observed) -> Desired {
     }
 }
 
-/// The target, what living pods and the StatefulSet name, and the newest few besides.
-fn kept_revisions<'a>(step: &'a Step, observed: &'a Observed) -> Vec<&'a Revision> {
-    let mut others: Vec<&Revision> = observed.revisions.iter().filter(|known| known.name != step.target.name).collect();
+/// The target and what is declared, what living pods, the StatefulSet and the record name, and the newest few besides.
+pub fn kept_revisions<'a>(step: &'a Step, observed: &'a Observed) -> Vec<&'a Revision> {
+    let mut first = vec![&step.target];
+    if step.declared.name != step.target.name {
+        first.push(&step.declared);
+    }
+    let is_other = |known: &&Revision| first.iter().all(|revision| revision.name != known.name);
+    let mut others: Vec<&Revision> = observed.revisions.iter().filter(is_other).collect();
     others.sort_by_key(|revision| std::cmp::Reverse(revision.number));
     let named = |revision: &Revision| {
         observed.pods.iter().any(|pod| pod.revision == revision.name)
             || observed.set.as_ref().is_some_and(|set| set.revision == revision.name)
+            || step.record.revisions().any(|name| name == revision.name)
     };
     let kept = others.into_iter().enumerate().filter(|(age, revision)| *age < KEPT_REVISIONS || named(revision));
-    std::iter::once(&step.target).chain(kept.map(|(_, revision)| revision)).collect()
+    let kept: Vec<&Revision> = kept.map(|(_, revision)| revision).collect();
+    first.into_iter().chain(kept).collect()
 }
 
 #[cfg(test)]
@@ -92,7 +100,9 @@ mod tests {
     fn desired(spec: Value, observed: &Observed) -> Desired {
         let cluster = Cluster::parse(&resource(spec)).unwrap();
         let defaults = Defaults { node_image: "cache-node:1".to_owned(), ..Defaults::default() };
-        let Decision::Step(step) = decide(&cluster, observed, &defaults).unwrap() else { panic!("nothing decided") };
+        let Decision::Step(step) = decide(&cluster, observed, &defaults, jiff::Timestamp::UNIX_EPOCH).unwrap() else {
+            panic!("nothing decided")
+        };
         build(&cluster, &step, observed)
     }
 

@@ -1,10 +1,14 @@
 //! The kubectl plugin: `kubectl gannet certs NAME` prints who holds which certificate, until when, and what is really served and
-//! seen.
+//! seen; `kubectl gannet status NAME` shows a rollout, and `promote`, `abort`, `pause`, `resume` and `retry` decide by hand.
+
+mod rollout_view;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use gannet_crds::{CacheCluster, CacheClusterStatus, condition};
+use kube::api::{Patch, PatchParams};
 use kube::config::KubeConfigOptions;
 use kube::{Api, Client, Config};
 
@@ -31,6 +35,34 @@ enum Command {
         /// The CacheCluster's name.
         name: String,
     },
+    /// Shows a rollout: its steps, its pods, and what its analysis found.
+    Status {
+        /// The CacheCluster's name.
+        name: String,
+        /// Shows it again whenever something has changed, until it has come to its end or waits for a hand.
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// Goes on with the next step, whatever this one waits for.
+    Promote(Target),
+    /// Rejects what is being rolled out: all pods go back.
+    Abort(Target),
+    /// Holds a rollout where it is.
+    Pause(Target),
+    /// Goes on with a rollout that stands still; its analysis begins again.
+    Resume(Target),
+    /// Tries a rejected revision again.
+    Retry(Target),
+}
+
+/// What an action is about.
+#[derive(clap::Args)]
+struct Target {
+    /// The CacheCluster's name.
+    name: String,
+    /// The revision; the one that is declared where none is given.
+    #[arg(long)]
+    revision: Option<String>,
 }
 
 /// Something that kept it from answering.
@@ -48,7 +80,19 @@ enum PluginError {
     },
     #[error("no threads to run on: {0}")]
     Runtime(#[from] std::io::Error),
+    #[error("CacheCluster {name} cannot be asked to {action}: {source}")]
+    Ask {
+        name: String,
+        action: &'static str,
+        #[source]
+        source: kube::Error,
+    },
+    #[error("CacheCluster {0} has not reported any rollout yet: is the operator running?")]
+    NoRollout(String),
 }
+
+/// How often a rollout is looked at that is watched.
+const LOOK: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
@@ -64,7 +108,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<String, PluginError> {
-    let Arguments { command: Command::Certs { name }, namespace, context } = arguments;
+    let Arguments { command, namespace, context } = arguments;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
@@ -72,9 +116,59 @@ fn run(arguments: Arguments) -> Result<String, PluginError> {
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::try_from(config).map_err(PluginError::Client)?;
         let clusters: Api<CacheCluster> = Api::namespaced(client, &namespace);
-        let cluster = clusters.get(&name).await.map_err(|source| PluginError::Read { name: name.clone(), source })?;
-        Ok(certificates(&name, &cluster.status.unwrap_or_default()))
+        match command {
+            Command::Certs { name } => Ok(certificates(&name, &read(&clusters, &name).await?)),
+            Command::Status { name, watch: false } => Ok(rollout_view::draw(&name, &read(&clusters, &name).await?)),
+            Command::Status { name, watch: true } => watch(&clusters, &name).await,
+            Command::Promote(target) => ask(&clusters, "promote", target).await,
+            Command::Abort(target) => ask(&clusters, "abort", target).await,
+            Command::Pause(target) => ask(&clusters, "pause", target).await,
+            Command::Resume(target) => ask(&clusters, "resume", target).await,
+            Command::Retry(target) => ask(&clusters, "retry", target).await,
+        }
     })
+}
+
+async fn read(clusters: &Api<CacheCluster>, name: &str) -> Result<CacheClusterStatus, PluginError> {
+    let cluster = clusters.get(name).await.map_err(|source| PluginError::Read { name: name.to_owned(), source })?;
+    Ok(cluster.status.unwrap_or_default())
+}
+
+/// Draws what changed, one picture below the other, so that a terminal's history tells the whole story.
+async fn watch(clusters: &Api<CacheCluster>, name: &str) -> Result<String, PluginError> {
+    let mut last = String::new();
+    loop {
+        let status = read(clusters, name).await?;
+        let picture = rollout_view::draw(name, &status);
+        let phase = status.rollout.as_ref().map(|rollout| rollout.phase.as_str());
+        let stalled = status.conditions.iter().any(|found| found.type_ == condition::STALLED && found.status == "True");
+        if matches!(phase, Some("Stable" | "Rejected")) || stalled {
+            return Ok(picture);
+        }
+        if picture != last {
+            println!("{picture}");
+            last = picture;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Asks by the annotation that the operator looks for.
+async fn ask(clusters: &Api<CacheCluster>, action: &'static str, target: Target) -> Result<String, PluginError> {
+    let Target { name, revision } = target;
+    let revision = match revision {
+        Some(revision) => revision,
+        None => {
+            let rollout = read(clusters, &name).await?.rollout;
+            rollout.map(|rollout| rollout.revision).ok_or_else(|| PluginError::NoRollout(name.clone()))?
+        }
+    };
+    // The same may be asked for twice: what comes after the slash tells one time from the other.
+    let asked = format!("{action}@{revision}/{}", jiff::Timestamp::now().as_second());
+    let patch = serde_json::json!({"metadata": {"annotations": {"gannet.dev/rollout": asked}}});
+    let patched = clusters.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+    patched.map_err(|source| PluginError::Ask { name: name.clone(), action, source })?;
+    Ok(format!("{name}: asked to {action} {revision}\n"))
 }
 
 /// The certificates of a cluster, for people.

@@ -1,6 +1,7 @@
 //! The cache-operator: turns CacheCluster resources into running cache-nodes.
 
 mod admin_authority;
+mod analysis;
 mod apply;
 mod cert_manager;
 mod certificate;

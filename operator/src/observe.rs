@@ -1,23 +1,27 @@
 //! Every read: what there is, as the API server and the pods themselves tell it.
 
+pub mod windows;
+
 use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use gannet_crds::CacheCluster;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DynamicObject, ListParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
+use crate::analysis::Tick;
 use crate::cert_manager::{self, Offer, Seen};
 use crate::certify;
 use crate::desired::labels;
 use crate::desired::pod::TLS_VOLUME;
 use crate::material::CaMaterial;
 use crate::revision::{REVISION_ANNOTATION, Revision, RevisionError};
+use crate::rollout::record::{self, Record, RecordError};
 use crate::tls::{Names, Source, Tls};
 
 mod ask;
@@ -37,9 +41,13 @@ pub struct Observed {
     pub config_maps: Vec<ConfigMap>,
     pub controller_revisions: Vec<ControllerRevision>,
     pub revisions: Vec<Revision>,
+    /// What was decided; none before anything was, and where it was lost.
+    pub record: Option<Record>,
     /// By ordinal.
     pub pods: Vec<NodePod>,
     pub secrets: Secrets,
+    /// What the pods did, stretch by stretch, as far as this operator has seen it.
+    pub ticks: Vec<Tick>,
     /// Objects that have our names and are not ours.
     pub foreign: Vec<String>,
 }
@@ -77,6 +85,8 @@ pub struct Set {
     pub revision: String,
     /// Its controller has seen its newest spec.
     pub settled: bool,
+    /// The revision that its controller brings pods below the partition back to is that of its template.
+    pub current: bool,
 }
 
 /// A cache-node's pod.
@@ -94,6 +104,12 @@ pub struct NodePod {
     pub since: Option<Timestamp>,
     /// Why it is not ready, in Kubernetes' words; empty where it is.
     pub trouble: String,
+    /// Why it never will be, as things are: nothing to wait for.
+    pub fault: Option<String>,
+    /// Of its container.
+    pub restarts: i32,
+    /// The digest of the image that runs.
+    pub image: String,
     /// The pod's address once it runs.
     pub address: Option<String>,
     pub mounts: Mounts,
@@ -132,6 +148,8 @@ pub enum ObserveError {
     },
     #[error(transparent)]
     Revision(#[from] RevisionError),
+    #[error(transparent)]
+    Record(#[from] RecordError),
 }
 
 /// Reads everything that has to do with a resource; without `tls`, which is where the resource makes no sense
@@ -168,7 +186,11 @@ pub async fn observe(
         controller_revisions: reader.owned(controller_revisions),
         ..Observed::default()
     };
-    observed.revisions = observed.controller_revisions.iter().map(Revision::read).collect::<Result<_, _>>()?;
+    let record = record::name_for(&reader.name);
+    let (records, revisions): (Vec<_>, Vec<_>) =
+        observed.controller_revisions.iter().partition(|stored| stored.name_any() == record);
+    observed.record = records.first().map(|stored| Record::read(stored)).transpose()?;
+    observed.revisions = revisions.into_iter().map(Revision::read).collect::<Result<_, _>>()?;
     observed.set = observed.stateful_set.as_ref().map(Set::of);
     let set_uid = observed.stateful_set.as_ref().and_then(ResourceExt::uid);
     let members = pods.iter().filter(|pod| set_uid.is_none() || controller_uid(*pod) == set_uid.as_deref());
@@ -308,23 +330,38 @@ fn controller_uid<K: Resource>(object: &K) -> Option<&str> {
     owners.iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
 }
 
+impl Observed {
+    /// The pod with this ordinal, if it serves.
+    #[must_use]
+    pub fn serving(&self, ordinal: i32) -> Option<&NodePod> {
+        self.pods.iter().find(|pod| pod.ordinal == ordinal && pod.serves())
+    }
+}
+
 impl Set {
     fn of(set: &StatefulSet) -> Set {
         let spec = set.spec.clone().unwrap_or_default();
         let strategy = spec.update_strategy.unwrap_or_default();
         let annotations = spec.template.metadata.and_then(|meta| meta.annotations).unwrap_or_default();
-        let observed = set.status.as_ref().and_then(|status| status.observed_generation);
+        let status = set.status.clone().unwrap_or_default();
         Set {
             replicas: spec.replicas.unwrap_or(1),
             partition: strategy.rolling_update.and_then(|rolling| rolling.partition).unwrap_or(0),
             on_delete: strategy.type_.as_deref() == Some("OnDelete"),
             revision: annotations.get(REVISION_ANNOTATION).cloned().unwrap_or_default(),
-            settled: observed >= set.metadata.generation,
+            settled: status.observed_generation >= set.metadata.generation,
+            current: status.current_revision.is_some() && status.current_revision == status.update_revision,
         }
     }
 }
 
 impl NodePod {
+    /// Ready, and not on its way out.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.ready && !self.terminating
+    }
+
     /// `None` for a pod whose name is not the cluster's with an ordinal.
     fn of(cluster: &str, pod: &Pod) -> Option<NodePod> {
         let name = pod.name_any();
@@ -336,6 +373,9 @@ impl NodePod {
         let since = readiness.and_then(|condition| condition.last_transition_time.clone());
         let running = status.phase.as_deref() == Some("Running");
         let container = status.container_statuses.unwrap_or_default().into_iter().next();
+        let restarts = container.as_ref().map_or(0, |container| container.restart_count);
+        let image = container.as_ref().map(|container| container.image_id.clone()).unwrap_or_default();
+        let fault = container.as_ref().and_then(fault);
         let waiting = container.and_then(|container| container.state).and_then(|state| state.waiting);
         let unscheduled = conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False");
         let trouble = match (ready, waiting, unscheduled) {
@@ -354,6 +394,9 @@ impl NodePod {
             host: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
             since: since.or_else(|| pod.metadata.creation_timestamp.clone()).map(|time| time.0),
             trouble,
+            fault,
+            restarts,
+            image,
             address: status.pod_ip.filter(|_| running),
             mounts: Mounts::of(cluster, pod),
             touched: pod.annotations().get(TOUCHED_ANNOTATION).and_then(|text| text.parse().ok()).unwrap_or(0),
@@ -381,6 +424,95 @@ impl Mounts {
     }
 }
 
+/// Waiting for these leads nowhere: the image or the program is at fault.
+const FAULTS: [&str; 6] = [
+    "CrashLoopBackOff",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+];
+
+/// Why a container cannot run.
+fn fault(container: &ContainerStatus) -> Option<String> {
+    let states = [container.state.as_ref(), container.last_state.as_ref()];
+    let killed = states.into_iter().flatten().filter_map(|state| state.terminated.as_ref());
+    if let Some(killed) = killed.into_iter().find(|killed| killed.reason.as_deref() == Some("OOMKilled")) {
+        let code = killed.exit_code;
+        return Some(format!("OOMKilled: its memory limit was exceeded (exit code {code})"));
+    }
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let reason = waiting.reason.as_deref().filter(|reason| FAULTS.contains(reason))?;
+    Some(sentence(Some(reason.to_owned()), waiting.message.clone()))
+}
+
 fn sentence(reason: Option<String>, message: Option<String>) -> String {
     [reason, message].into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use k8s_openapi::api::core::v1::Pod;
+    use serde_json::{Value, json};
+
+    use super::{Mounts, NodePod};
+
+    pub(crate) fn pod(ordinal: i32, revision: &str, ready: bool) -> NodePod {
+        NodePod {
+            name: format!("demo-{ordinal}"),
+            ordinal,
+            uid: format!("uid-{ordinal}-{revision}"),
+            resource_version: "1".to_owned(),
+            revision: revision.to_owned(),
+            ready,
+            terminating: false,
+            host: "host".to_owned(),
+            since: None,
+            trouble: String::new(),
+            fault: None,
+            restarts: 0,
+            image: "sha256:1".to_owned(),
+            address: None,
+            mounts: Mounts::default(),
+            touched: 0,
+            report: None,
+            served: None,
+        }
+    }
+
+    /// Of a node that has had so many requests.
+    pub(crate) fn report(requests: u64) -> config::Status {
+        let text = json!({
+            "version": "0.1.0", "configurationHash": "", "phase": "Serving", "uptimeSeconds": requests,
+            "items": {"live": 0, "evicted": 0, "expired": 0},
+            "requests": {"hits": 0, "misses": 0, "total": requests, "serverErrors": 0},
+            "memory": {"cacheLimit": 0, "cacheUsed": 0, "buffersLimit": 0, "buffersUsed": 0, "resident": 0},
+            "connections": {"open": 0, "limit": 0, "refused": 0},
+        });
+        serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn what_can_never_run_is_known_at_once() {
+        let of = |container: Value| {
+            let status = json!({"phase": "Running", "containerStatuses": [container]});
+            let pod = json!({"metadata": {"name": "demo-2"}, "status": status});
+            NodePod::of("demo", &serde_json::from_value::<Pod>(pod).unwrap()).unwrap().fault
+        };
+        let container = |rest: Value| {
+            let mut all = json!({"name": "cache-node", "image": "i", "imageID": "", "ready": false, "restartCount": 0});
+            all.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+            of(all)
+        };
+        let waits = |reason: &str| container(json!({"state": {"waiting": {"reason": reason, "message": "why"}}}));
+        assert_eq!(waits("CrashLoopBackOff").unwrap(), "CrashLoopBackOff: why");
+        assert_eq!(waits("ImagePullBackOff").unwrap(), "ImagePullBackOff: why");
+        assert_eq!(waits("ContainerCreating"), None);
+        assert_eq!(waits("ErrImagePull"), None, "the registry may have been away for a moment");
+        let killed = json!({"lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}});
+        assert!(container(killed).unwrap().starts_with("OOMKilled"));
+        let ended = json!({"lastState": {"terminated": {"reason": "Error", "exitCode": 1}}, "state": {"running": {}}});
+        assert_eq!(container(ended), None);
+    }
 }

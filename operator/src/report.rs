@@ -11,7 +11,7 @@ use crate::certify::Certification;
 use crate::cluster::{Cluster, InvalidSpec};
 use crate::desired::labels;
 use crate::observe::{NodePod, Observed};
-use crate::rollout::{Progress, Step, Strategy};
+use crate::rollout::{Phase, Progress, Step, Strategy};
 
 /// How a reconcile ended.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +57,10 @@ pub fn report(
     let before = resource.status.clone().unwrap_or_default();
     let mut findings = findings(observed, outcome, now);
     findings.push(certificates::finding(observed, certified));
+    findings.push(rollout::finding(match outcome {
+        Outcome::Stepped { step, .. } => Some(step),
+        _ => None,
+    }));
     let conditions =
         findings.iter().map(|finding| dated(finding, &before, resource.metadata.generation, now)).collect();
     let declared = resource.spec.replicas;
@@ -78,17 +82,22 @@ pub fn report(
         conditions,
         tls: certificates::status(resource, observed, certified),
         // What is not known this time stays as it was.
+        rollout: before.rollout.clone(),
         updated_replicas: before.updated_replicas,
         image: before.image.clone(),
         revision: before.revision.clone(),
     };
     if let Outcome::Stepped { step, .. } = outcome {
-        let updated = observed.pods.iter().filter(|pod| pod.revision == step.target.name);
+        let updated = observed.pods.iter().filter(|pod| pod.revision == step.declared.name);
         status.updated_replicas = count(updated.count());
-        status.image = step.target.content.image.clone();
-        status.revision = step.target.name.clone();
+        status.image = step.declared.content.image.clone();
+        status.revision = step.declared.name.clone();
+        status.rollout = Some(rollout::status(step));
     }
     let mut events = action_events(observed, outcome);
+    if let Outcome::Stepped { step, .. } = outcome {
+        events.extend(rollout::events(&before, step));
+    }
     events.extend(transition_events(&before, &status));
     events.extend(certificates::events(&before, &status, certified));
     Report { status, events }
@@ -184,30 +193,32 @@ fn stepped_findings(observed: &Observed, cluster: &Cluster, step: &Step, now: Ti
     let leaving = observed.pods.iter().filter(|pod| pod.ordinal >= step.replicas).count();
     let waiting = waiting_for(observed, step);
     let figures = format!("{serving} of {wanted} nodes serve");
-    let (ready, working, reason, message) = match &step.progress {
-        Progress::Held { .. } => {
+    let (ready, working, reason, message) = match (&step.progress, rollout::headline(step, &figures)) {
+        (Progress::Held { .. }, _) => {
             (false, false, "Paused", format!("{figures}; spec.paused holds back what is declared"))
         }
-        Progress::Creating => (false, true, "Creating", format!("{wanted} nodes are being made")),
-        Progress::Rolling { outdated } => {
+        (_, Some(headline)) => headline,
+        (Progress::Creating, _) => (false, true, "Creating", format!("{wanted} nodes are being made")),
+        (Progress::Rolling { outdated }, _) => {
             let message = format!("{figures}; {outdated} are to move to revision {}{waiting}", step.target.name);
             (false, true, "Rolling", message)
         }
-        Progress::Complete if serving < wanted => (false, true, "NodesNotReady", format!("{figures}{waiting}")),
-        Progress::Complete if leaving > 0 => {
+        (Progress::Complete, _) if serving < wanted => (false, true, "NodesNotReady", format!("{figures}{waiting}")),
+        (Progress::Complete, _) if leaving > 0 => {
             (false, true, "ScalingDown", format!("{figures}; {leaving} more are leaving"))
         }
-        Progress::Complete => (true, false, "Serving", figures),
+        (Progress::Complete, _) => (true, false, "Serving", figures),
     };
-    let stalled = stalled_message(observed, cluster, step, now);
+    let late = stalled_message(observed, cluster, step, now).map(|late| ("ProgressDeadlineExceeded", late));
+    let stalled = rollout::stalled(step).or(late);
     let find = |kind, holds, reason, message: &str| Finding { kind, holds, reason, message: message.to_owned() };
     let reconciling = match (&stalled, working) {
-        (Some(stalled), true) => find(condition::RECONCILING, false, "Stalled", stalled),
+        (Some((_, stalled)), true) => find(condition::RECONCILING, false, "Stalled", stalled),
         (None, true) => find(condition::RECONCILING, true, reason, &message),
         (_, false) => find(condition::RECONCILING, false, reason, &message),
     };
     let stalled = match &stalled {
-        Some(stalled) => find(condition::STALLED, true, "ProgressDeadlineExceeded", stalled),
+        Some((reason, stalled)) => find(condition::STALLED, true, reason, stalled),
         None => find(condition::STALLED, false, "Progressing", "no node is late"),
     };
     vec![find(condition::READY, ready, reason, &message), reconciling, stalled]
@@ -286,7 +297,8 @@ fn action_events(observed: &Observed, outcome: Outcome<'_>) -> Vec<Event> {
     }
     if let Some(set) = &observed.set {
         let moves = observed.pods.iter().filter(|pod| pod.revision != target.name).count();
-        if set.revision != target.name {
+        let by_steps = step.record.run.is_some() || matches!(step.phase, Phase::RollingBack);
+        if set.revision != target.name && !by_steps {
             let note = format!("revision {} with image {}: {moves} nodes change", target.name, target.content.image);
             tell(EventType::Normal, "RolloutStarted", "Rollout", note);
             let cold =
@@ -317,12 +329,12 @@ fn action_events(observed: &Observed, outcome: Outcome<'_>) -> Vec<Event> {
         }
     }
     if !applied.deleted_pods.is_empty() {
-        let note = format!(
-            "deleted {}, stuck on an older revision, so that revision {} can go on",
-            applied.deleted_pods.join(", "),
-            target.name
-        );
-        tell(EventType::Normal, "StuckPodDeleted", "Rollout", note);
+        let names = applied.deleted_pods.join(", ");
+        let (reason, note) = match &step.record.run {
+            Some(_) => ("Restarted", format!("deleted {names}, to come back on the stable revision")),
+            None => ("StuckPodDeleted", format!("deleted {names}, stuck, so that revision {} can go on", target.name)),
+        };
+        tell(EventType::Normal, reason, "Rollout", note);
     }
     events
 }
@@ -375,5 +387,6 @@ fn event(type_: EventType, reason: &str, action: &str, note: String) -> Event {
 }
 
 mod certificates;
+mod rollout;
 #[cfg(test)]
 mod tests;

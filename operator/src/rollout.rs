@@ -1,28 +1,49 @@
-//! What to do next: a pure function of what is declared and what was observed.
+//! What to do next: a pure function of what is declared, what was decided, what was observed, and the time.
 //!
 //! Pods change from the highest ordinal down. The StatefulSet's partition says down to which, and moves only when
-//! `maxUnavailable` survives it; a pod that is down already moves for free. A pod that is stuck *below* the partition
-//! (a host too small for it, a bad revision that was superseded) would block that for ever, because a StatefulSet brings
-//! pods below the partition back as they were: then the strategy is `OnDelete` for as long as it takes to delete the
-//! stuck pods and to have them recreated from the new revision.
+//! `maxUnavailable` survives it; a pod that is down already moves for free. How far it may move is the rollout's step
+//! ([`advance`]); what was decided is in the [`Record`], which is stored before anything is done.
+
+pub mod action;
+mod advance;
+mod plan;
+pub mod policy;
+pub mod record;
 
 use gannet_crds::TemplatePolicy;
+use jiff::Timestamp;
 
+use crate::analysis::Tally;
 use crate::cluster::Cluster;
 use crate::observe::{NodePod, Observed};
 use crate::revision::{Defaults, Revision, RevisionError};
 
+use advance::Situation;
+use plan::Plan;
+use record::Record;
+
 /// The next step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// The revision to be rolled out.
+    /// The revision that the StatefulSet's template is to be of.
     pub target: Revision,
+    /// The revision that is asked for.
+    pub declared: Revision,
     /// Pods to have.
     pub replicas: i32,
     pub strategy: Strategy,
-    /// Pods to delete now, because they are stuck.
+    /// Pods to delete now: they are stuck, or of a revision that nothing leads to any more.
     pub delete: Vec<NodePod>,
     pub progress: Progress,
+    pub phase: Phase,
+    /// What is decided, to be stored first.
+    pub record: Record,
+    /// What was decided just now, for events.
+    pub notes: Vec<Note>,
+    /// The analysis under way.
+    pub tally: Option<Tally>,
+    /// The declared number of pods waits for the end of the rollout.
+    pub scaling_held: bool,
 }
 
 /// The StatefulSet's update strategy.
@@ -39,12 +60,37 @@ pub enum Strategy {
 pub enum Progress {
     /// No pod had been made yet.
     Creating,
-    /// So many pods are of another revision still.
+    /// So many pods are of another revision still than they are to be.
     Rolling { outdated: usize },
-    /// Every pod is of the target revision.
+    /// Every pod is of the revision that it is to be.
     Complete,
     /// `spec.paused`, and something is held back by it.
     Held { rollout: bool, scaling: bool },
+}
+
+/// Where a rollout is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// All pods are of the declared revision, or will be as soon as they are made.
+    Stable,
+    /// Pods are changing.
+    Rolling,
+    /// It stands still, by its own steps, by hand, or because nothing can be said.
+    Paused,
+    /// The changed pods are compared with the others.
+    Analysing,
+    /// Pods are going back to the stable revision.
+    RollingBack,
+    /// The declared revision failed; all pods are of the stable one.
+    Rejected,
+}
+
+/// What was decided just now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    pub warning: bool,
+    pub reason: &'static str,
+    pub text: String,
 }
 
 /// What `decide` found.
@@ -60,29 +106,129 @@ pub enum Decision {
 ///
 /// # Errors
 /// [`RevisionError`] where a new revision cannot be rendered.
-pub fn decide(cluster: &Cluster, observed: &Observed, defaults: &Defaults) -> Result<Decision, RevisionError> {
+pub fn decide(
+    cluster: &Cluster,
+    observed: &Observed,
+    defaults: &Defaults,
+    now: Timestamp,
+) -> Result<Decision, RevisionError> {
     let declared = declared_revision(cluster, &observed.revisions, defaults)?;
-    let newest = newest(&observed.revisions);
-    let (target, replicas, held) = if cluster.paused {
-        let Some(newest) = newest else { return Ok(Decision::NothingYet) };
-        let replicas = observed.set.as_ref().map_or(cluster.replicas, |set| set.replicas);
-        let held = (newest.content.inputs != cluster.inputs, replicas != cluster.replicas);
-        (newest.clone(), replicas, held)
-    } else {
-        (declared, cluster.replicas, (false, false))
+    let mut record = observed.record.clone().unwrap_or_else(|| inferred(observed));
+    if cluster.paused {
+        return Ok(held(cluster, observed, declared, record));
+    }
+    let situation = Situation { cluster, observed, declared: &declared.name, now };
+    let mut notes = Vec::new();
+    let tally = advance::advance(&mut record, situation, &mut notes);
+    let target = target(&record, cluster, observed, &declared);
+    let going_back = record.run.is_none() && record.stable.as_ref() == Some(&target.name) && cluster.policy.canary;
+    let mut plan = Plan::new(cluster, observed, &target, &record, now);
+    // While pods differ on purpose, their number stays: what is compared must not move.
+    plan.replicas = match (&record.run, &observed.set) {
+        (Some(run), _) => run.replicas,
+        (None, Some(set)) if going_back && plan.outdated_of(set.replicas) > 0 => set.replicas,
+        _ => cluster.replicas,
     };
-    let plan = Plan::new(cluster, observed, &target, replicas);
     let strategy = plan.strategy();
-    let progress = match (held, &observed.set, plan.outdated().count()) {
-        ((rollout, scaling), ..) if rollout || scaling => Progress::Held { rollout, scaling },
-        (_, None, _) => Progress::Creating,
-        (_, _, 0) => Progress::Complete,
-        (_, _, outdated) => Progress::Rolling { outdated },
+    let progress = match (&observed.set, plan.outdated().count()) {
+        (None, _) => Progress::Creating,
+        (_, 0) => Progress::Complete,
+        (_, outdated) => Progress::Rolling { outdated },
     };
-    // Deleted only once the StatefulSet's controller has seen the strategy: it would bring the pod back as it was.
-    let seen = observed.set.as_ref().is_some_and(|set| set.on_delete && set.settled && set.revision == target.name);
-    let delete = if strategy == Strategy::OnDelete && seen { plan.stuck().cloned().collect() } else { Vec::new() };
-    Ok(Decision::Step(Box::new(Step { target, replicas, strategy, delete, progress })))
+    let phase = phase(&record, &declared, cluster, &progress);
+    let (replicas, delete) = (plan.replicas, plan.delete(strategy));
+    let scaling_held = replicas != cluster.replicas;
+    Ok(Decision::Step(Box::new(Step {
+        target,
+        declared,
+        replicas,
+        strategy,
+        delete,
+        progress,
+        phase,
+        record,
+        notes,
+        tally,
+        scaling_held,
+    })))
+}
+
+/// `spec.paused`: the StatefulSet stays as it is. If it is gone, it comes back as it was before any rollout.
+fn held(cluster: &Cluster, observed: &Observed, declared: Revision, record: Record) -> Decision {
+    let known = |name: &str| observed.revisions.iter().find(|revision| revision.name == name);
+    let set = observed.set.as_ref();
+    let of_set = set.and_then(|set| known(&set.revision));
+    let stable = record.stable.as_deref().and_then(known);
+    let Some(target) = of_set.or(stable).or_else(|| newest(&observed.revisions)).cloned() else {
+        return Decision::NothingYet;
+    };
+    let replicas = set.map_or(cluster.replicas, |set| set.replicas);
+    let strategy = match set {
+        Some(set) if set.on_delete => Strategy::OnDelete,
+        Some(set) => Strategy::Partition(set.partition),
+        None => Strategy::Partition(0),
+    };
+    let (rollout, scaling) = (target.name != declared.name || record.run.is_some(), replicas != cluster.replicas);
+    let progress = if rollout || scaling { Progress::Held { rollout, scaling } } else { Progress::Complete };
+    let phase = if rollout { Phase::Paused } else { Phase::Stable };
+    Decision::Step(Box::new(Step {
+        target,
+        declared,
+        replicas,
+        strategy,
+        delete: Vec::new(),
+        progress,
+        phase,
+        record,
+        notes: Vec::new(),
+        tally: None,
+        scaling_held: false,
+    }))
+}
+
+/// What the pods themselves say was stable, where nothing is on record: the lowest ordinal changes last.
+fn inferred(observed: &Observed) -> Record {
+    let known = |name: &str| observed.revisions.iter().any(|revision| revision.name == name);
+    let of_pods = observed.pods.iter().map(|pod| pod.revision.as_str()).find(|name| known(name));
+    let of_set = observed.set.as_ref().map(|set| set.revision.as_str()).filter(|name| known(name));
+    Record { stable: of_pods.or(of_set).map(str::to_owned), ..Record::default() }
+}
+
+/// The revision that the StatefulSet's template is to be of.
+fn target(record: &Record, cluster: &Cluster, observed: &Observed, declared: &Revision) -> Revision {
+    let known = |name: &str| observed.revisions.iter().find(|revision| revision.name == name);
+    let stable = record.stable.as_deref().filter(|stable| *stable != declared.name).and_then(known);
+    let Some(stable) = stable else { return declared.clone() };
+    let goes_on = match (&record.run, &observed.set) {
+        // A StatefulSet that was deleted comes back as it was before; only when its controller has taken note of the stable
+        // revision can pods be of two.
+        (Some(_), None) => false,
+        (Some(_), Some(set)) => set.revision != stable.name || (set.settled && set.current),
+        (None, _) if record.rejection_of(&declared.name).is_some() => false,
+        (None, _) => !advance::goes_by_steps(cluster),
+    };
+    if goes_on { declared.clone() } else { stable.clone() }
+}
+
+fn phase(record: &Record, declared: &Revision, cluster: &Cluster, progress: &Progress) -> Phase {
+    let changing = matches!(progress, Progress::Rolling { .. });
+    if let Some(run) = &record.run {
+        return match (&run.halt, run.stage()) {
+            (Some(_), _) | (None, Some(policy::Stage::Pause { .. })) => Phase::Paused,
+            (None, Some(policy::Stage::Analysis(_))) => Phase::Analysing,
+            (None, _) => Phase::Rolling,
+        };
+    }
+    let is_stable = record.stable.as_ref() == Some(&declared.name);
+    match (record.rejection_of(&declared.name).is_some() && !is_stable, changing) {
+        (true, true) => Phase::RollingBack,
+        (true, false) => Phase::Rejected,
+        (false, true) if is_stable && cluster.policy.canary => Phase::RollingBack,
+        (false, true) => Phase::Rolling,
+        // Not begun yet, or not known yet to the StatefulSet's controller.
+        (false, false) if record.stable.is_some() && !is_stable => Phase::Rolling,
+        (false, false) => Phase::Stable,
+    }
 }
 
 fn newest(revisions: &[Revision]) -> Option<&Revision> {
@@ -123,82 +269,7 @@ fn declared_revision(cluster: &Cluster, stored: &[Revision], defaults: &Defaults
     }
 }
 
-/// The pods beside what they ought to be.
-struct Plan<'a> {
-    cluster: &'a Cluster,
-    observed: &'a Observed,
-    target: &'a Revision,
-    replicas: i32,
-}
-
-impl<'a> Plan<'a> {
-    fn new(cluster: &'a Cluster, observed: &'a Observed, target: &'a Revision, replicas: i32) -> Plan<'a> {
-        Plan { cluster, observed, target, replicas }
-    }
-
-    fn pod(&self, ordinal: i32) -> Option<&'a NodePod> {
-        self.observed.pods.iter().find(|pod| pod.ordinal == ordinal)
-    }
-
-    fn is_current(&self, pod: &NodePod) -> bool {
-        pod.revision == self.target.name
-    }
-
-    fn outdated(&self) -> impl Iterator<Item = &'a NodePod> {
-        self.observed.pods.iter().filter(|pod| pod.ordinal < self.replicas && !self.is_current(pod))
-    }
-
-    /// Where the partition stands for the target revision: above all pods when the StatefulSet has another template.
-    fn partition_now(&self) -> i32 {
-        match &self.observed.set {
-            Some(set) if set.revision == self.target.name && !set.on_delete => set.partition.min(self.replicas),
-            Some(_) => self.replicas,
-            None => 0,
-        }
-    }
-
-    fn strategy(&self) -> Strategy {
-        let partition = self.partition();
-        let blocked = partition > 0;
-        let stuck = self.stuck().any(|pod| pod.ordinal < partition);
-        let unsticking =
-            self.observed.set.as_ref().is_some_and(|set| set.on_delete && set.revision == self.target.name);
-        let returning = (0..self.replicas).any(|ordinal| self.pod(ordinal).is_none_or(|pod| pod.terminating));
-        if blocked && (stuck || (unsticking && returning)) {
-            Strategy::OnDelete
-        } else {
-            Strategy::Partition(partition)
-        }
-    }
-
-    /// The lowest partition that `maxUnavailable` survives.
-    fn partition(&self) -> i32 {
-        let mut partition = self.partition_now();
-        let serves = |ordinal: i32| {
-            let leaving = |pod: &NodePod| ordinal >= partition && !self.is_current(pod);
-            self.pod(ordinal).is_some_and(|pod| pod.ready && !pod.terminating && !leaving(pod))
-        };
-        let mut unavailable = (0..self.replicas).filter(|ordinal| !serves(*ordinal)).count();
-        let allowed = usize::try_from(self.cluster.max_unavailable).unwrap_or(1);
-        while partition > 0 {
-            let next = self.pod(partition - 1);
-            let disrupts = next.is_some_and(|pod| pod.ready && !pod.terminating && !self.is_current(pod));
-            if disrupts {
-                if unavailable >= allowed {
-                    break;
-                }
-                unavailable += 1;
-            }
-            partition -= 1;
-        }
-        partition
-    }
-
-    /// Pods that are down and of another revision: to recreate them costs nothing.
-    fn stuck(&self) -> impl Iterator<Item = &'a NodePod> {
-        self.outdated().filter(|pod| !pod.ready && !pod.terminating)
-    }
-}
-
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

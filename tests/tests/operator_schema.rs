@@ -68,6 +68,46 @@ fn what_makes_no_sense_is_refused_by_name() -> Outcome {
 }
 
 #[test]
+fn what_makes_no_sense_about_rollouts_is_refused_by_name() -> Outcome {
+    in_namespace("refuse-rollout", async |s| {
+        let cases = [
+            (json!({"rollout": {"strategy": "BlueGreen"}}), "spec.rollout.strategy"),
+            (json!({"rollout": {"steps": [{"type": "SetPods"}]}}), "a step of type SetPods, and no other, has pods"),
+            (
+                json!({"rollout": {"steps": [{"type": "Pause", "percent": 50}]}}),
+                "a step of type SetPercent, and no other, has a percent",
+            ),
+            (
+                json!({"rollout": {"steps": [{"type": "SetPods", "pods": 1, "duration": "5m"}]}}),
+                "only a step of type Pause has a duration",
+            ),
+            (
+                json!({"rollout": {"steps": [{"type": "Pause", "analysis": {}}]}}),
+                "only a step of type Analysis has an analysis",
+            ),
+            (
+                json!({"rollout": {"steps": [{"type": "Analysis", "analysis": {"count": 3, "failureLimit": 3}}]}}),
+                "failureLimit must be less than count",
+            ),
+            (
+                json!({"rollout": {"metrics": [{"name": "hitRatio", "compare": "Difference"}]}}),
+                "each has either a max or a min",
+            ),
+            (
+                json!({"rollout": {"metrics": [{"name": "p99Latency", "compare": "Ratio", "max": "0"}]}}),
+                "the limit of a Ratio is more than 0",
+            ),
+            (
+                json!({"rollout": {"metrics": [{"name": "restarts", "compare": "Difference", "max": "1", "baseline": "Control"}]}}),
+                "a baseline of Control is for the strategy Canary",
+            ),
+            (json!({"rollout": {"warmth": {"hitRatio": "1.5"}}}), "spec.rollout.warmth.hitRatio"),
+        ];
+        are_refused(s, &cases).await
+    })
+}
+
+#[test]
 fn what_makes_no_sense_about_certificates_is_refused_by_name() -> Outcome {
     in_namespace("refuse-tls", async |s| {
         let cases = [

@@ -71,6 +71,9 @@ fn pods_reload(scene: &mut Scene, given: bool) {
                 },
             });
             NodePod {
+                fault: None,
+                restarts: 0,
+                image: String::new(),
                 name: format!("demo-{ordinal}"),
                 ordinal: i32::try_from(ordinal).unwrap(),
                 ready: true,

@@ -1,4 +1,4 @@
-//! The stored form of a revision.
+//! The stored form of revisions, and of what was decided about them.
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use super::labels;
 use crate::cluster::Cluster;
 use crate::revision::Revision;
+use crate::rollout::record::{self, Record};
 
 /// The ControllerRevision of a revision. What is stored already stays word for word: its data cannot be changed, and
 /// another operator version may have written more than this one reads.
@@ -20,4 +21,13 @@ pub fn build(cluster: &Cluster, revision: &Revision, stored: &[ControllerRevisio
         },
         revision: revision.number,
     }
+}
+
+/// The ControllerRevision of the record. Its data stays empty, since it could not be changed: the record is in annotations.
+pub fn record(cluster: &Cluster, record: &Record) -> ControllerRevision {
+    let mut metadata = labels::metadata(cluster, &record::name_for(&cluster.name));
+    // A record is made of texts and finite numbers: it serializes.
+    let (annotations, data) = record.store().unwrap_or_default();
+    metadata.annotations = Some(annotations);
+    ControllerRevision { metadata, data: Some(data), revision: 0 }
 }

@@ -40,15 +40,24 @@ fn scene(spec: Value, ready: [bool; 3]) -> Scene {
     let resource = resource(spec);
     let cluster = Cluster::parse(&resource).unwrap();
     let defaults = Defaults { node_image: "cache-node:1".to_owned(), ..Defaults::default() };
-    let Decision::Step(first) = decide(&cluster, &Observed::default(), &defaults).unwrap() else { panic!("undecided") };
+    let Decision::Step(first) = decide(&cluster, &Observed::default(), &defaults, at(0)).unwrap() else {
+        panic!("undecided")
+    };
     let revision = first.target.name.clone();
     let observed = Observed {
-        set: Some(Set { replicas: 3, partition: 0, on_delete: false, revision: revision.clone(), settled: true }),
+        set: Some(Set {
+            replicas: 3,
+            partition: 0,
+            on_delete: false,
+            revision: revision.clone(),
+            settled: true,
+            current: true,
+        }),
         revisions: vec![first.target],
         pods: ready.iter().zip(0..).map(|(ready, ordinal)| pod(ordinal, &revision, *ready)).collect(),
         ..Observed::default()
     };
-    let Decision::Step(step) = decide(&cluster, &observed, &defaults).unwrap() else { panic!("undecided") };
+    let Decision::Step(step) = decide(&cluster, &observed, &defaults, at(0)).unwrap() else { panic!("undecided") };
     Scene { resource, cluster, observed, step: *step }
 }
 
@@ -139,7 +148,9 @@ fn a_change_says_that_it_is_cold() {
     scene.resource = resource(json!({"node": {"memory": "2Gi"}}));
     scene.cluster = Cluster::parse(&scene.resource).unwrap();
     let defaults = Defaults { node_image: "cache-node:1".to_owned(), ..Defaults::default() };
-    let Decision::Step(step) = decide(&scene.cluster, &scene.observed, &defaults).unwrap() else { panic!("undecided") };
+    let Decision::Step(step) = decide(&scene.cluster, &scene.observed, &defaults, at(0)).unwrap() else {
+        panic!("undecided")
+    };
     scene.step = *step;
     let (status, events) = scene.told(0);
     assert_eq!(events, ["RolloutStarted", "Cold", "Replacing"]);

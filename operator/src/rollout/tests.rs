@@ -1,9 +1,11 @@
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Decision, Progress, Step, Strategy, decide};
 use crate::cluster::Cluster;
 use crate::cluster::tests::resource;
-use crate::observe::{NodePod, Observed, Set};
+use crate::observe::tests::pod;
+use crate::observe::{Observed, Set};
 use crate::revision::{Defaults, Revision};
 
 const IMAGE: &str = "cache-node:1";
@@ -17,22 +19,9 @@ fn defaults() -> Defaults {
 }
 
 fn step(cluster: &Cluster, observed: &Observed) -> Step {
-    match decide(cluster, observed, &defaults()).unwrap() {
+    match decide(cluster, observed, &defaults(), Timestamp::UNIX_EPOCH).unwrap() {
         Decision::Step(step) => *step,
         Decision::NothingYet => panic!("nothing decided"),
-    }
-}
-
-fn pod(ordinal: i32, revision: &str, ready: bool) -> NodePod {
-    NodePod {
-        name: format!("demo-{ordinal}"),
-        ordinal,
-        uid: format!("uid-{ordinal}-{revision}"),
-        resource_version: "1".to_owned(),
-        revision: revision.to_owned(),
-        ready,
-        host: "host".to_owned(),
-        ..NodePod::default()
     }
 }
 
@@ -45,6 +34,7 @@ fn running(revision: &Revision, pods: i32) -> Observed {
             on_delete: false,
             revision: revision.name.clone(),
             settled: true,
+            current: true,
         }),
         revisions: vec![revision.clone()],
         pods: (0..pods).map(|ordinal| pod(ordinal, &revision.name, true)).collect(),
@@ -61,6 +51,7 @@ fn play(observed: &mut Observed, step: &Step, stable: &str, heals: impl Fn(&str,
         on_delete: false,
         revision: String::new(),
         settled: true,
+        current: true,
     });
     set.replicas = step.replicas;
     set.revision = step.target.name.clone();
@@ -251,5 +242,8 @@ fn paused_holds_rollout_and_scaling() {
     let step = step(&paused, &running(&stable, 3));
     assert_eq!((step.target, step.replicas), (stable, 3));
     assert_eq!(step.progress, Progress::Held { rollout: true, scaling: true });
-    assert_eq!(decide(&paused, &Observed::default(), &defaults()).unwrap(), Decision::NothingYet);
+    assert_eq!(
+        decide(&paused, &Observed::default(), &defaults(), Timestamp::UNIX_EPOCH).unwrap(),
+        Decision::NothingYet
+    );
 }

@@ -1,0 +1,157 @@
+//! One metric, one look.
+
+use super::metric::{Compare, FEWEST_BEYOND, Metric, Name, Value};
+use super::noise::Noise;
+use super::window::Window;
+
+/// What came of a look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Pass,
+    Fail,
+    /// Nothing can be said, and why.
+    Inconclusive(String),
+    /// Nothing can be said yet: the analysis has not yet gathered enough.
+    Gathering,
+}
+
+/// A verdict with its figures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    pub name: Name,
+    pub verdict: Verdict,
+    /// What the canaries have.
+    pub canary: f64,
+    /// What they would have, had they changed as their peers did.
+    pub expected: f64,
+    /// How far the difference goes by chance, on the scale of comparison: one standard error.
+    pub error: f64,
+}
+
+impl Judgement {
+    /// The same, in a look of so many: the tail gathers in the first half of them, and what is in doubt then may clear up until the
+    /// last one.
+    #[must_use]
+    pub fn at(mut self, look: usize, looks: usize) -> Judgement {
+        let is_clear = matches!(self.verdict, Verdict::Pass | Verdict::Fail);
+        if self.name.is_of_the_tail() && look < looks && (2 * look < looks || !is_clear) {
+            self.verdict = Verdict::Gathering;
+        }
+        self
+    }
+}
+
+/// A side before the rollout and now: a pod each, with the microseconds that are slow for it.
+#[derive(Clone, Debug)]
+pub struct Pair<'a> {
+    pub before: &'a Window,
+    pub slow: u64,
+    pub now: Window,
+}
+
+/// Judges one metric.
+#[must_use]
+pub fn judge(metric: &Metric, canaries: &[Pair<'_>], peers: &[Pair<'_>], noise: Noise) -> Judgement {
+    let nothing = |why: &str| Judgement {
+        name: metric.name,
+        verdict: Verdict::Inconclusive(why.to_owned()),
+        canary: f64::NAN,
+        expected: f64::NAN,
+        error: f64::NAN,
+    };
+    if metric.name == Name::Restarts {
+        return restarts(metric, canaries, peers);
+    }
+    let (Some(canary), Some(peer)) = (Change::of(metric, canaries), Change::of(metric, peers)) else {
+        return nothing("there is nothing to measure it by");
+    };
+    let effect = canary.change() - peer.change();
+    let chance = noise.factor() * (canary.variance() + peer.variance());
+    let spread = metric.name.restart_spread(metric.compare, canary.before.at).powi(2) / canaries.len() as f64;
+    let error = (chance + spread).sqrt();
+    let expected = match metric.compare {
+        Compare::Difference => canary.now.at - effect,
+        Compare::Ratio => canary.now.at / effect.exp(),
+    };
+    // A lower limit is an upper one, seen in the mirror.
+    let limit = if metric.compare == Compare::Ratio { metric.limit.ln() } else { metric.limit };
+    let (effect, limit) = if metric.at_least { (-effect, -limit) } else { (effect, limit) };
+    let verdict = if metric.name.is_of_the_tail() && beyond(metric.name, canaries) < FEWEST_BEYOND {
+        Verdict::Gathering
+    } else if effect > limit && effect - limit.min(0.0) > noise.significant() * error {
+        Verdict::Fail
+    } else if effect > limit {
+        Verdict::Inconclusive("beyond the limit, but no further than chance goes".to_owned())
+    } else if error > limit.abs() {
+        Verdict::Inconclusive("its noise is larger than the limit".to_owned())
+    } else {
+        Verdict::Pass
+    };
+    Judgement { name: metric.name, verdict, canary: canary.now.at, expected, error }
+}
+
+/// A restart is an event, not a measurement: there is no noise to it.
+fn restarts(metric: &Metric, canaries: &[Pair<'_>], peers: &[Pair<'_>]) -> Judgement {
+    let most = |pairs: &[Pair<'_>]| pairs.iter().map(|pair| f64::from(pair.now.restarts)).fold(0.0, f64::max);
+    let (canary, expected) = (most(canaries), most(peers));
+    let beyond = match metric.compare {
+        Compare::Difference => canary - expected > metric.limit,
+        Compare::Ratio => canary > expected.max(1.0) * metric.limit,
+    };
+    let verdict = if beyond { Verdict::Fail } else { Verdict::Pass };
+    Judgement { name: metric.name, verdict, canary, expected, error: 0.0 }
+}
+
+/// How many requests are to be expected beyond the percentile in question.
+fn beyond(name: Name, pairs: &[Pair<'_>]) -> f64 {
+    pairs
+        .iter()
+        .map(|pair| {
+            let requests = pair.now.latencies.count() as f64;
+            let before = pair.before.latencies.count().max(1) as f64;
+            match name {
+                Name::SlowShare => requests * pair.before.latencies.at_least(pair.slow) as f64 / before,
+                _ => requests * 0.01,
+            }
+        })
+        .sum()
+}
+
+/// A side's value before and now.
+struct Change {
+    before: Value,
+    now: Value,
+}
+
+impl Change {
+    fn of(metric: &Metric, pairs: &[Pair<'_>]) -> Option<Change> {
+        match metric.name {
+            // What is slow is another thing for each pod: shares are counted apart and added up.
+            Name::SlowShare => {
+                let mut sums = [(0, 0); 2];
+                for pair in pairs {
+                    for (sum, window) in sums.iter_mut().zip([pair.before, &pair.now]) {
+                        sum.0 += window.latencies.at_least(pair.slow);
+                        sum.1 += window.latencies.count();
+                    }
+                }
+                let [before, now] = sums.map(|(count, of)| super::metric::share(count, of, metric.compare));
+                Some(Change { before: before?, now: now? })
+            }
+            _ => {
+                let before = Window::sum(pairs.iter().map(|pair| pair.before));
+                let now = Window::sum(pairs.iter().map(|pair| &pair.now));
+                let value = |window| metric.name.value(window, u64::MAX, metric.compare);
+                Some(Change { before: value(&before)?, now: value(&now)? })
+            }
+        }
+    }
+
+    fn change(&self) -> f64 {
+        self.now.scale - self.before.scale
+    }
+
+    fn variance(&self) -> f64 {
+        self.now.variance + self.before.variance
+    }
+}
