@@ -2,6 +2,7 @@
 
 pub mod application;
 pub mod bed;
+pub mod canary;
 pub mod cert_manager;
 pub mod cluster;
 pub mod crash;

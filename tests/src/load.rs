@@ -55,18 +55,20 @@ impl Load {
     /// # Errors
     /// Where the load generator was not built.
     pub fn start(addresses: &[String], files: &Path) -> Outcome<Load> {
-        let program = env::current_exe()?.ancestors().nth(2).map(|folder| folder.join("load"));
-        let program = program.filter(|program| program.is_file());
-        let program = program.ok_or_else(|| Failure::new("load was not built: run `cargo build -p tests`"))?;
-        let mut command = Command::new(program);
-        command.args(["run", "--duration=0", "--warmup=0s", "--keys=500", "--quiet", "--json=-", "--reconnect=resend"]);
-        command.args(["--rate", RATE, "--connections", CONNECTIONS]);
-        command.args(addresses.iter().flat_map(|address| ["--server", address]));
+        let mut command = command(addresses)?;
+        command.args(["--rate", RATE, "--keys=500"]);
         for (option, file) in [("--tls-ca", "ca.crt"), ("--tls-cert", "tls.crt"), ("--tls-key", "tls.key")] {
             command.arg(option).arg(files.join(file));
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         Ok(Load(command.spawn()?))
+    }
+
+    /// Starts on these nodes, in the clear, with more options.
+    ///
+    /// # Errors
+    /// Where the load generator was not built.
+    pub fn plain(addresses: &[String], options: &[&str]) -> Outcome<Load> {
+        Ok(Load(command(addresses)?.args(options).spawn()?))
     }
 
     /// Ends it.
@@ -82,7 +84,26 @@ impl Load {
     }
 }
 
+fn command(addresses: &[String]) -> Outcome<Command> {
+    let program = env::current_exe()?.ancestors().nth(2).map(|folder| folder.join("load"));
+    let program = program.filter(|program| program.is_file());
+    let program = program.ok_or_else(|| Failure::new("load was not built: run `cargo build -p tests`"))?;
+    let mut command = Command::new(program);
+    command.args(["run", "--duration=0", "--warmup=0s", "--quiet", "--json=-", "--reconnect=resend"]);
+    command.args(["--connections", CONNECTIONS]);
+    command.args(addresses.iter().flat_map(|address| ["--server", address]));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    Ok(command)
+}
+
 impl Counted {
+    /// Panics where a reply said that a request failed or was not what was stored, or nothing was tried. Connections to pods that
+    /// are replaced end, and so may what was on its way to them.
+    pub fn assert_only_reconnected(&self) {
+        assert!(self.requests > 0, "nothing was tried: {self:?}");
+        assert_eq!(self.refused + self.errors.wrong_replies, 0, "requests failed: {self:?}");
+    }
+
     /// Panics where a handshake or a request failed, or nothing was tried.
     pub fn assert_unharmed(&self) {
         let Errors { failed_requests, connects, timeouts, wrong_replies, .. } = &self.errors;
