@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use gannet_crds::RolloutStatus;
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use crate::bed::{self, Tool, cache_folder};
 use crate::cluster::{small, with};
@@ -25,25 +26,16 @@ const MISBEHAVING_ARCHIVE: &str = "cache-node-misbehaving.tar";
 /// Requests a second to each node: enough for a look of a few seconds to say something.
 const RATE: u32 = 250;
 
-/// A fault of that node, and the metric by which it is caught; none where it never gets so far.
-pub const FAULTS: [(&str, &str, Option<&str>); 5] = [
-    ("slow", "1001s", Some("p50Latency")),
-    ("misses", "1002s", Some("hitRatio")),
-    ("errs", "1003s", Some("errorRatio")),
-    ("grows", "1004s", Some("anonymousMemory")),
-    ("never-ready", "1005s", None),
-];
-
 /// A cluster of so many nodes that is changed by canaries.
 #[must_use]
 pub fn by_canary(replicas: u32) -> Value {
-    let analysis = json!({"warmup": "12s", "interval": "4s", "count": 5, "minRequests": 100,
+    let analysis = json!({"warmup": "8s", "interval": "3s", "count": 5, "minRequests": 100,
         "failureLimit": 1, "inconclusiveLimit": 3, "consecutiveErrorLimit": 3});
     let metric =
         |name: &str, compare: &str, limit: &str, value: &str| json!({"name": name, "compare": compare, limit: value});
     let rollout = json!({
         "strategy": "Canary",
-        "progressDeadline": "40s",
+        "progressDeadline": "240s",
         "steps": [{"type": "SetPods", "pods": 1}, {"type": "Analysis", "analysis": analysis}],
         "metrics": [
             metric("errorRatio", "Difference", "max", "0.005"),
@@ -68,15 +60,17 @@ pub fn faulty(idle_timeout: &str) -> Value {
     json!({"image": MISBEHAVING, "node": {"idleTimeout": idle_timeout}})
 }
 
-/// Gives the bed's nodes the image with the faults.
+/// Gives the bed's nodes the image with the faults, once for all tests of this program.
 ///
 /// # Errors
 /// Where it was not built.
 pub async fn load_misbehaving() -> Outcome {
+    static LOADED: OnceCell<()> = OnceCell::const_new();
     let folder = env::var_os("GANNET_IMAGES").map_or_else(|| cache_folder().join("images"), PathBuf::from);
     let archive = folder.join(MISBEHAVING_ARCHIVE);
     ensure!(archive.is_file(), "{} was not built: `tests/run cluster` does", archive.display());
-    bed::run(Tool::LoadImage, &[&archive.display().to_string()]).await.map(|_| ())
+    let load = async || bed::run(Tool::LoadImage, &[&archive.display().to_string()]).await.map(|_| ());
+    LOADED.get_or_try_init(load).await.map(|_| ())
 }
 
 /// Loads the nodes as an application does that stores what it misses.
@@ -86,7 +80,7 @@ pub async fn load_misbehaving() -> Outcome {
 pub fn load(s: &Scenario, replicas: u32) -> Outcome<Load> {
     let addresses = s.addresses("demo", usize::try_from(replicas)?);
     let rate = (RATE * replicas).to_string();
-    Load::plain(&addresses, &["--rate", &rate, "--set-on-miss", "--keys", "1500", "--popularity", "zipf:0.9"])
+    Load::plain(&addresses, &["--rate", &rate, "--set-on-miss", "--keys", "600", "--popularity", "zipf:0.9"])
 }
 
 impl Scenario {
@@ -125,6 +119,20 @@ impl Scenario {
             ensure!(is_stable, "{} at step {}: {} {:?}", rollout.phase, rollout.step, rollout.message, rollout.metrics);
             ensure!(rollout.revision != from, "still {from}");
             Ok(rollout)
+        })
+        .await
+    }
+
+    /// Waits until every node serves and is of this revision.
+    ///
+    /// # Errors
+    /// After [`SERVING`], saying which is not.
+    pub async fn all_are_of(&self, revision: &str) -> Outcome {
+        until(&format!("all nodes to be of {revision}"), SERVING, || async {
+            let status = self.clusters().get("demo").await?.status.unwrap_or_default();
+            let other = status.pods.iter().find(|pod| !pod.ready || pod.revision != revision);
+            ensure!(other.is_none(), "{other:?}");
+            Ok(())
         })
         .await
     }

@@ -293,6 +293,17 @@ pub fn lives(nodes: &[NodePod]) -> BTreeMap<String, (String, i32)> {
     nodes.iter().map(|node| (node.name.clone(), (node.uid.clone(), node.restarts))).collect()
 }
 
+/// A host that takes no new pods; it does again, however the test ends: others run on it too.
+pub struct Cordoned<'a>(pub &'a str);
+
+impl Drop for Cordoned<'_> {
+    fn drop(&mut self) {
+        if let Err(failure) = bed::run_blocking(Tool::Kubectl, &["uncordon", self.0]) {
+            eprintln!("{} stays cordoned: {failure}", self.0);
+        }
+    }
+}
+
 /// Whether a pod serves and is not on its way out.
 #[must_use]
 pub fn serves(pod: &Pod) -> bool {

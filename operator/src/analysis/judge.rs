@@ -1,7 +1,7 @@
 //! One metric, one look.
 
 use super::metric::{Compare, FEWEST_BEYOND, Metric, Name, Value};
-use super::noise::Noise;
+use super::noise::{Noise, Odds};
 use super::window::Window;
 
 /// What came of a look.
@@ -49,6 +49,9 @@ pub struct Pair<'a> {
     pub now: Window,
 }
 
+/// So many standard errors must have room within the limit, for what is beyond it by chance to pass.
+const SHARP: f64 = 2.0;
+
 /// Judges one metric.
 #[must_use]
 pub fn judge(metric: &Metric, canaries: &[Pair<'_>], peers: &[Pair<'_>], noise: Noise) -> Judgement {
@@ -78,16 +81,29 @@ pub fn judge(metric: &Metric, canaries: &[Pair<'_>], peers: &[Pair<'_>], noise: 
     let (effect, limit) = if metric.at_least { (-effect, -limit) } else { (effect, limit) };
     let verdict = if metric.name.is_of_the_tail() && beyond(metric.name, canaries) < FEWEST_BEYOND {
         Verdict::Gathering
-    } else if effect > limit && effect - limit.min(0.0) > noise.significant() * error {
-        Verdict::Fail
-    } else if effect > limit {
-        Verdict::Inconclusive("beyond the limit, but no further than chance goes".to_owned())
-    } else if error > limit.abs() {
-        Verdict::Inconclusive("its noise is larger than the limit".to_owned())
     } else {
-        Verdict::Pass
+        verdict(effect, limit, error, noise)
     };
     Judgement { name: metric.name, verdict, canary: canary.now.at, expected, error }
+}
+
+/// What a change comes to, beside its limit and one standard error.
+fn verdict(effect: f64, limit: f64, error: f64, noise: Noise) -> Verdict {
+    let beyond_chance = |odds: Odds| effect - limit.min(0.0) > noise.significant(odds) * error;
+    if effect <= limit && error > limit.abs() {
+        Verdict::Inconclusive("its noise is larger than the limit".to_owned())
+    } else if effect <= limit {
+        Verdict::Pass
+    } else if beyond_chance(Odds::InAThousand) {
+        Verdict::Fail
+    } else if beyond_chance(Odds::InAHundred) {
+        Verdict::Inconclusive("beyond the limit, and seldom that far by chance".to_owned())
+    } else if SHARP * error > limit.abs() {
+        Verdict::Inconclusive("beyond the limit, but its noise is too large to say more".to_owned())
+    } else {
+        // With as little noise as this, what is worse by twice the limit would have been seen.
+        Verdict::Pass
+    }
 }
 
 /// A restart is an event, not a measurement: there is no noise to it.

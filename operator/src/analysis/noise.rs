@@ -19,8 +19,23 @@ pub struct Noise {
 const PRIOR: f64 = 2.0;
 /// ...and that counts as so many observations.
 const PRIOR_WEIGHT: f64 = 4.0;
-/// The normal quantile of one in a thousand.
-const ONE_IN_A_THOUSAND: f64 = 3.090;
+
+/// How seldom chance goes that far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Odds {
+    InAHundred,
+    InAThousand,
+}
+
+impl Odds {
+    /// The normal quantile.
+    fn quantile(self) -> f64 {
+        match self {
+            Odds::InAHundred => 2.326,
+            Odds::InAThousand => 3.090,
+        }
+    }
+}
 
 impl Noise {
     /// From windows of several pods in the same stretches of time. What a pod always has, and what a stretch brought to
@@ -73,11 +88,11 @@ impl Noise {
         ((PRIOR * PRIOR_WEIGHT + self.sum) / (PRIOR_WEIGHT + self.free)).max(1.0)
     }
 
-    /// How many standard errors are surpassed by chance once in a thousand times: Student's t, since the noise itself is only
-    /// known from so many observations (expansion of Fisher and Cornish).
+    /// How many standard errors are surpassed by chance so seldom: Student's t, since the noise itself is only known from so many
+    /// observations (expansion of Fisher and Cornish).
     #[must_use]
-    pub fn significant(self) -> f64 {
-        let (z, free) = (ONE_IN_A_THOUSAND, PRIOR_WEIGHT + self.free);
+    pub fn significant(self, odds: Odds) -> f64 {
+        let (z, free) = (odds.quantile(), PRIOR_WEIGHT + self.free);
         z + (z.powi(3) + z) / (4.0 * free) + (5.0 * z.powi(5) + 16.0 * z.powi(3) + 3.0 * z) / (96.0 * free.powi(2))
     }
 }

@@ -24,6 +24,13 @@ pub struct Analysis {
     pub consecutive_error_limit: usize,
 }
 
+impl Analysis {
+    #[must_use]
+    pub fn length_seconds(&self) -> i64 {
+        i64::try_from(self.count).unwrap_or(i64::MAX).saturating_mul(self.interval_seconds)
+    }
+}
+
 /// Who is who.
 #[derive(Clone, Copy, Debug)]
 pub struct Sides<'a> {

@@ -23,9 +23,11 @@ pub struct Situation<'a> {
 
 /// Windows of the time before a rollout that are waited for, and for how many intervals at most.
 const BEFORE_WINDOWS: usize = 5;
-const BEFORE_PATIENCE: i64 = 10;
+const BEFORE_PATIENCE: usize = 10;
 /// No more windows than that are taken: what was an hour ago says little.
 const MOST_BEFORE_WINDOWS: usize = 30;
+/// An analysis that begins again and again, because canaries come and go, ends after so many times its length.
+const MOST_ANALYSES: i64 = 4;
 /// A control takes this much of a cluster: a canary, the control, and two that neither is.
 const CONTROL_REPLICAS: i32 = 4;
 const CONTROL_UNAVAILABLE: i32 = 2;
@@ -238,7 +240,8 @@ impl Situation<'_> {
         let seen: Vec<Tick> = self.observed.ticks.iter().filter(all_stable).cloned().collect();
         let pods = self.observed.pods.len().min(MOST_PODS);
         let is_whole = |tick: &&Tick| tick.cells.len() >= pods && tick.cells.values().all(|cell| cell.window.is_ok());
-        let late = self.since(run.since) >= BEFORE_PATIENCE * run.policy.interval_seconds();
+        // Counted in looks, not in seconds: while there was no operator, nothing was waited for.
+        let late = self.observed.ticks.iter().filter(|tick| tick.from >= run.since).count() >= BEFORE_PATIENCE;
         let whole: Vec<Tick> = seen.iter().filter(is_whole).cloned().collect();
         if wanted && whole.len() < BEFORE_WINDOWS && !late {
             return false;
@@ -310,7 +313,8 @@ impl Situation<'_> {
     /// The analysis that is the present step, and how it stands.
     fn analysis<'r>(&self, run: &'r Run, stable: &str) -> Option<(&'r Analysis, Tally)> {
         let Some(Stage::Analysis(analysis)) = run.stage() else { return None };
-        let begin = run.since.as_second() + analysis.warmup_seconds;
+        let live_since = self.canaries_live_since(run);
+        let begin = live_since.as_second().saturating_add(analysis.warmup_seconds);
         let first = self.observed.ticks.partition_point(|tick| tick.from.as_second() < begin);
         let sides = Sides {
             target: &run.target,
@@ -319,7 +323,23 @@ impl Situation<'_> {
             control: run.control.as_ref().map(|control| (control.name.as_str(), control.uid.as_str())),
         };
         let ticks = &self.observed.ticks[first..];
-        Some((analysis, analysis::tally(analysis, &run.policy.metrics, &run.before, sides, ticks)))
+        let mut tally = analysis::tally(analysis, &run.policy.metrics, &run.before, sides, ticks);
+        let longest = analysis.warmup_seconds.saturating_add(analysis.length_seconds()).saturating_mul(MOST_ANALYSES);
+        if tally.outcome == Outcome::Running && live_since != run.since && self.since(run.since) > longest {
+            let why = format!("in {}s no canary was there for long enough", self.since(run.since));
+            tally.outcome = Outcome::Inconclusive(why);
+        }
+        Some((analysis, tally))
+    }
+
+    /// A canary that is evicted comes back cold, and is none to compare with before it is warm: the analysis begins again.
+    fn canaries_live_since(&self, run: &Run) -> Timestamp {
+        let lives = |name: &str, uid: &str| self.observed.pods.iter().any(|pod| pod.name == name && pod.uid == uid);
+        let gone = |tick: &&Tick| {
+            let mut canaries = tick.cells.iter().filter(|(_, cell)| cell.revision == run.target);
+            tick.from >= run.since && canaries.any(|(name, cell)| !lives(name, &cell.uid))
+        };
+        self.observed.ticks.iter().rev().find(gone).map_or(run.since, |tick| tick.to)
     }
 }
 

@@ -469,6 +469,20 @@ fn a_set_that_was_deleted_comes_back_stable_first() {
 }
 
 #[test]
+fn a_canary_that_was_replaced_is_looked_at_anew() {
+    let mut world = World::new(1);
+    world.version = GOOD;
+    let looks = |world: &World| world.decided().and_then(|step| step.tally).map_or(0, |tally| tally.measured);
+    while looks(&world) < 3 {
+        world.round();
+    }
+    world.happens(&Event::KillPod(3));
+    assert!(looks(&world) < 2, "what its former life did still counts: {} looks", looks(&world));
+    world.settle();
+    assert_eq!(world.phase, Some(Phase::Stable));
+}
+
+#[test]
 fn a_rejected_version_is_tried_again_only_when_asked() {
     let mut world = World::new(1);
     world.version = LOSES_HITS;

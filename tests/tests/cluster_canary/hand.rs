@@ -5,16 +5,11 @@ use tests::canary::{by_canary, identical, load};
 use tests::cluster::with;
 use tests::ensure;
 use tests::failure::Outcome;
-use tests::scenario::{NOTICED, Scenario, scenario, until};
+use tests::scenario::{NOTICED, scenario, until};
 
 fn paused_after_one() -> serde_json::Value {
     let steps = json!([{"type": "SetPods", "pods": 1}, {"type": "Pause"}]);
     with(by_canary(3), json!({"rollout": {"steps": steps}}))
-}
-
-async fn revisions(s: &Scenario) -> Outcome<Vec<String>> {
-    let status = s.clusters().get("demo").await?.status.unwrap_or_default();
-    Ok(status.pods.into_iter().map(|pod| pod.revision).collect())
 }
 
 #[test]
@@ -22,6 +17,7 @@ fn a_pause_is_promoted_and_an_abort_goes_back_and_a_retry_begins_again() -> Outc
     scenario("canary-hand", 1, async |s, _| {
         s.declare("demo", paused_after_one()).await?;
         s.settled("demo").await?;
+        let load = load(s, 3)?;
         let stable = s.reaches("Stable").await?.revision;
         s.change("demo", identical(1)).await?;
         let paused = s.reaches("Paused").await?;
@@ -29,7 +25,7 @@ fn a_pause_is_promoted_and_an_abort_goes_back_and_a_retry_begins_again() -> Outc
         s.ask("abort", &paused.revision).await?;
         let rejected = s.reaches("Rejected").await?;
         ensure!(rejected.message.contains("by hand"), "{}", rejected.message);
-        ensure!(revisions(s).await?.iter().all(|revision| *revision == stable), "not all went back");
+        s.all_are_of(&stable).await?;
         s.ask("retry", &paused.revision).await?;
         s.reaches("Paused").await?;
         s.ask("promote", &paused.revision).await?;
@@ -41,6 +37,7 @@ fn a_pause_is_promoted_and_an_abort_goes_back_and_a_retry_begins_again() -> Outc
         s.ask("promote", &paused.revision).await?;
         s.ask("promote", &next.revision).await?;
         s.promoted(&paused.revision).await?;
+        load.stop().await?.assert_only_reconnected();
         Ok(())
     })
 }
@@ -50,6 +47,7 @@ fn a_rollout_is_superseded_and_reverted_midway() -> Outcome {
     scenario("canary-midway", 1, async |s, _| {
         s.declare("demo", paused_after_one()).await?;
         let before = s.settled("demo").await?;
+        let load = load(s, 3)?;
         let stable = s.reaches("Stable").await?.revision;
         s.change("demo", identical(1)).await?;
         let first = s.reaches("Paused").await?;
@@ -70,6 +68,7 @@ fn a_rollout_is_superseded_and_reverted_midway() -> Outcome {
             before[0].uid == after[0].uid && before[1].uid == after[1].uid,
             "pods that never were canaries changed"
         );
+        load.stop().await?.assert_only_reconnected();
         Ok(())
     })
 }
@@ -101,7 +100,7 @@ fn scaling_waits_for_the_end_of_a_rollout_and_paused_freezes_both() -> Outcome {
         s.promoted(&stable).await?;
         let nodes = s.settled("demo").await?;
         ensure!(nodes.len() == 4, "{} nodes after the rollout", nodes.len());
-        load.stop().await?;
+        load.stop().await?.assert_only_reconnected();
         Ok(())
     })
 }

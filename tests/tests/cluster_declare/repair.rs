@@ -4,7 +4,7 @@ use futures::try_join;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
 use kube::api::{EvictParams, ListParams};
-use tests::cluster::{lives, small};
+use tests::cluster::{Cordoned, lives, small};
 use tests::ensure;
 use tests::failure::Outcome;
 use tests::readiness::Readiness;
@@ -125,17 +125,6 @@ fn drift_is_undone_and_foreign_fields_are_left_alone() -> Outcome {
         assert_eq!(after["demo-0"], before["demo-0"]);
         Ok(())
     })
-}
-
-/// Makes a host schedulable again, however the test ends: others run on it too.
-struct Cordoned<'a>(&'a str);
-
-impl Drop for Cordoned<'_> {
-    fn drop(&mut self) {
-        if let Err(failure) = tests::bed::run_blocking(tests::bed::Tool::Kubectl, &["uncordon", self.0]) {
-            eprintln!("{} stays cordoned: {failure}", self.0);
-        }
-    }
 }
 
 #[test]
