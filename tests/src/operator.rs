@@ -1,10 +1,14 @@
 //! The operator of a scenario: installed by the chart, killed, frozen, upgraded, asked who leads.
 
+use std::time::Duration;
+
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::ListParams;
+
+use tokio::time::timeout;
 
 use crate::bed::{self, Tool};
 use crate::failure::{Failure, Outcome};
@@ -109,6 +113,25 @@ impl<'a> Operator<'a> {
         self.process(&leader)?.signal("KILL")?;
         let restarts = restarts(&leader);
         Ok((leader, restarts))
+    }
+
+    /// The process that takes the place of one that was killed, found as soon as it runs: the API server learns of it
+    /// seconds later.
+    ///
+    /// # Errors
+    /// Where there is none in time.
+    pub async fn next_process(&self, pod: &Pod, killed: Process) -> Outcome<Process> {
+        const LOOK: Duration = Duration::from_millis(20);
+        let looks = async {
+            loop {
+                match self.process(pod) {
+                    Ok(process) if process != killed => return process,
+                    _ => tokio::time::sleep(LOOK).await,
+                }
+            }
+        };
+        let found = timeout(SERVING, looks).await;
+        found.map_err(|_| Failure::new(format!("{} has no process again", pod.name_any())))
     }
 
     /// Waits until the container of a killed operator is up again.
