@@ -314,7 +314,7 @@ impl Metrics {
             discovery: config.discovery.clone().map(Discovery::new),
             tls: Tls::of(&config),
             admin_tls: tls::admin(&config),
-            volume: config.storage.as_ref().map(|_| Volume::default()),
+            volume: config.storage.as_ref().map(Volume::new),
             config,
             configuration_hash,
             control,

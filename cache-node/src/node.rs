@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use config::StorageThread as StorageThreadMode;
+use config::{Durability, Medium, StorageThread as StorageThreadMode};
 use mio::Waker;
 use segcache::{Cache, Populator, Progress, Settings, SettingsError};
 use tracing::{info, warn};
@@ -114,7 +114,8 @@ impl Node {
         (sender, events): (Sender<Event>, Receiver<Event>),
     ) -> Result<Node, NodeError> {
         let workers = usize::from(config.workers);
-        let has_storage_thread = workers > 1 || config.storage_thread == StorageThreadMode::Always;
+        let has_storage_thread =
+            workers > 1 || config.storage_thread == StorageThreadMode::Always || has_long_commits(&config);
         let (address, option, field) = (config.listen, "--listen", "listen");
         let socket = bind(address).map_err(|reason| NodeError::Listen { address, option, field, reason })?;
         // Not as configured: port 0 asks for any.
@@ -270,7 +271,7 @@ impl Node {
         let storage = StorageThread::new(owner, storage_ends, Arc::clone(&bell), counters, metrics);
         let processor = self.pinning.of_thread(usize::from(self.metrics.config.workers));
         let thread = self.spawn("storage".to_owned(), processor, sender, move || {
-            storage.run();
+            storage.run()?;
             Ok(())
         })?;
         let sleeper = Sleeper { bell, thread };
@@ -387,6 +388,14 @@ fn open(address: SocketAddr, option: &'static str, field: &'static str) -> Resul
 
 fn system(what: &'static str) -> impl Fn(io::Error) -> NodeError {
     move |reason| NodeError::System { what, reason }
+}
+
+/// Whether commits wait for a disk. Then a thread of its own executes, so that one commit is for the requests of all sessions
+/// that have come meanwhile.
+fn has_long_commits(config: &config::Config) -> bool {
+    config.storage.as_ref().is_some_and(|storage| {
+        storage.durability == Durability::Always && storage.medium != Some(Medium::PersistentMemory)
+    })
 }
 
 fn settings(config: &config::Config) -> Settings {

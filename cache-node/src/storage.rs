@@ -15,6 +15,7 @@ use crate::clock::Instant;
 use crate::execute::{self, Context};
 use crate::link::{StorageEnd, WorkerEnd};
 use crate::metrics::{Counters, Metrics};
+use crate::volume::{Volume, VolumeError};
 use crate::watch::{Event, Watch};
 
 /// How often the cache's figures are published.
@@ -38,16 +39,23 @@ pub enum Storage {
 pub enum Submitted {
     /// It was executed, as far as its output has room.
     Executed(Box<Batch>),
-    /// It comes back through [`Storage::answered`].
+    /// It comes back through [`Storage::answered`]; or never, where the volume has failed: then [`Storage::advance`] ends the
+    /// worker before anybody hears of it.
     InFlight,
 }
 
 impl Storage {
     /// Tells the cache the time of this round, and lets it do a bounded amount of maintenance.
-    pub fn advance(&mut self, now: Instant, metrics: &Metrics) {
+    ///
+    /// # Errors
+    /// [`VolumeError::Commit`]: nothing may be acknowledged any more.
+    pub fn advance(&mut self, now: Instant, metrics: &Metrics) -> Result<(), VolumeError> {
         match self {
             Storage::Inline(owner) => owner.advance(now, metrics),
-            Storage::Thread(link) => link.awake(),
+            Storage::Thread(link) => {
+                link.awake();
+                Ok(())
+            }
         }
     }
 
@@ -81,8 +89,10 @@ impl Storage {
                     execute::prefetch_keys(&mut batch, &owner.cache);
                     execute::prefetch_items(&batch, &owner.cache);
                 }
+                // What goes out at once would overtake the commit.
+                let wire = wire.filter(|_| !owner.cache.answers_wait());
                 execute::execute_to(wire, &mut batch, &mut owner.cache, Context { counters, metrics });
-                Submitted::Executed(batch)
+                if owner.commit(metrics) { Submitted::Executed(batch) } else { Submitted::InFlight }
             }
             Storage::Thread(link) => {
                 link.hand_in(batch);
@@ -131,6 +141,8 @@ pub struct Owner {
     published: Instant,
     maintenance_left: bool,
     evictions_watched: bool,
+    /// Why nothing may be acknowledged any more.
+    failed: Option<VolumeError>,
     /// Sleeps until memory is to be made ready.
     populator: Option<Thread>,
 }
@@ -140,7 +152,7 @@ impl Owner {
     #[must_use]
     pub fn new(cache: Cache, populator: Option<Thread>) -> Owner {
         let published = Instant::default();
-        Owner { cache, published, maintenance_left: false, evictions_watched: false, populator }
+        Owner { cache, published, maintenance_left: false, evictions_watched: false, failed: None, populator }
     }
 
     /// The cache itself.
@@ -173,9 +185,31 @@ impl Owner {
         }
     }
 
-    fn advance(&mut self, now: Instant, metrics: &Metrics) {
+    /// Waits until what was executed outlives the machine, where that is promised; says whether it does. One commit is for
+    /// all that was executed since the last.
+    fn commit(&mut self, metrics: &Metrics) -> bool {
+        match self.cache.make_durable() {
+            Ok(false) => true,
+            Ok(true) => {
+                metrics.volume.iter().for_each(Volume::count_flush);
+                true
+            }
+            Err(reason) => {
+                self.failed = Some(VolumeError::Commit(reason));
+                false
+            }
+        }
+    }
+
+    fn advance(&mut self, now: Instant, metrics: &Metrics) -> Result<(), VolumeError> {
+        let ticks = now.seconds() > self.cache.now();
         self.cache.advance(now.seconds());
         self.maintenance_left = self.cache.maintain();
+        // The clock outlives the machine too, or a node that is hardly used would seem to have been away.
+        if ticks {
+            self.commit(metrics);
+        }
+        self.failed.take().map_or(Ok(()), Err)?;
         if let Some(populator) = self.populator.as_ref().filter(|_| self.cache.wants_pages()) {
             populator.unpark();
         }
@@ -184,6 +218,7 @@ impl Owner {
             self.published = now;
             metrics.publish_cache(self.cache.counters());
         }
+        Ok(())
     }
 
     /// Tells those who watch what was evicted since the last round.
@@ -233,13 +268,23 @@ impl StorageThread {
     }
 
     /// Serves until all workers have ended.
-    pub fn run(mut self) {
+    ///
+    /// # Errors
+    /// [`VolumeError::Commit`]: what was executed last is not acknowledged.
+    pub fn run(mut self) -> Result<(), VolumeError> {
         while !self.links.iter().all(StorageEnd::is_abandoned) {
             let now = self.metrics.clock.now();
-            self.owner.advance(now, &self.metrics);
+            self.owner.advance(now, &self.metrics)?;
             let mut worked = self.owner.maintenance_left;
             for link in 0..self.links.len() {
                 worked |= self.serve(link);
+            }
+            if self.owner.cache.answers_wait() {
+                // One commit for what all workers have handed in.
+                if !self.owner.commit(&self.metrics) {
+                    return self.owner.failed.take().map_or(Ok(()), Err);
+                }
+                self.links.iter_mut().for_each(StorageEnd::publish);
             }
             self.counters.rounds.add(1);
             self.counters.heartbeat.set(now.micros());
@@ -248,9 +293,10 @@ impl StorageThread {
             }
         }
         self.owner.close();
+        Ok(())
     }
 
-    /// Executes what one worker has handed in; says whether there was anything.
+    /// Executes what one worker has handed in, and hands it back at once where answers need not wait; says whether there was anything.
     fn serve(&mut self, link: usize) -> bool {
         let StorageThread { owner, links, counters, metrics, turn, .. } = self;
         let Some(link) = links.get_mut(link) else { return false };
@@ -265,7 +311,9 @@ impl StorageThread {
             execute::execute(&mut batch, &mut owner.cache, Context { counters, metrics });
             link.hand_back(batch);
         }
-        link.publish();
+        if !owner.cache.answers_wait() {
+            link.publish();
+        }
         worked
     }
 

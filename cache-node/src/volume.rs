@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
-use segcache::{Cache, Flusher, OpenError, Recovery, RecoveryProgress, Settings, VolumeSettings};
+use segcache::{Cache, FORMATS, Flusher, OpenError, Recovery, RecoveryProgress, Settings, VolumeSettings};
 use tracing::{info, warn};
 
 use crate::clock::Clock;
@@ -42,6 +42,11 @@ pub enum VolumeError {
     /// It cannot be flushed.
     #[error("storage: the volume cannot be flushed: {0}; it is marked, and the next start is cold")]
     Flush(io::Error),
+    /// What was written cannot be made durable.
+    #[error(
+        "storage: a write cannot be made durable: {0}; it was not acknowledged, the volume is marked, and the next start is cold"
+    )]
+    Commit(io::Error),
     /// The system does not tell what is needed to judge a volume.
     #[error("{file}: cannot be read: {reason}")]
     System {
@@ -53,14 +58,22 @@ pub enum VolumeError {
 }
 
 /// What can be told of the volume while it is opened and afterwards.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Volume {
+    format: u64,
     progress: RecoveryProgress,
     recovery: OnceLock<config::Recovery>,
     flushes: Counter,
 }
 
 impl Volume {
+    /// Of a volume that is not open yet.
+    #[must_use]
+    pub fn new(storage: &config::Storage) -> Volume {
+        let format = format_of(storage);
+        Volume { format, progress: RecoveryProgress::default(), recovery: OnceLock::new(), flushes: Counter::default() }
+    }
+
     /// Opens the cache on the volume, with what has come back.
     ///
     /// # Errors
@@ -113,10 +126,15 @@ impl Volume {
             if flushed.elapsed() >= interval {
                 flushed = Instant::now();
                 flusher.flush().map_err(VolumeError::Flush)?;
-                self.flushes.add(1);
+                self.count_flush();
             }
         }
         Ok(())
+    }
+
+    /// Counts a flush: by the thread that flushes, or by the cache's owner where writes do not wait for that.
+    pub fn count_flush(&self) {
+        self.flushes.add(1);
     }
 
     /// What `/status` says of it.
@@ -124,7 +142,14 @@ impl Volume {
     pub fn report(&self) -> config::StorageReport {
         let (segments_done, segments_found) = self.progress.segments();
         let flushes = self.flushes.get();
-        config::StorageReport { segments_done, segments_found, flushes, recovery: self.recovery.get().cloned() }
+        let volume_format = self.format;
+        config::StorageReport {
+            segments_done,
+            segments_found,
+            volume_format,
+            flushes,
+            recovery: self.recovery.get().cloned(),
+        }
     }
 }
 
@@ -137,7 +162,9 @@ fn volume_settings(storage: &config::Storage) -> Result<VolumeSettings, VolumeEr
         durability: match storage.durability {
             config::Durability::None => segcache::Durability::None,
             config::Durability::Interval => segcache::Durability::Interval,
+            config::Durability::Always => segcache::Durability::Always,
         },
+        format: format_of(storage),
         max_absence: (!max_absence.is_zero()).then_some(max_absence.as_secs()),
         on_mismatch: match storage.on_mismatch {
             config::OnMismatch::StartCold => segcache::OnMismatch::StartCold,
@@ -146,6 +173,10 @@ fn volume_settings(storage: &config::Storage) -> Result<VolumeSettings, VolumeEr
         boot: boot_of(&read(BOOT)?),
         oom_kills: oom_kills_of(&read(COUNTS)?),
     })
+}
+
+fn format_of(storage: &config::Storage) -> u64 {
+    storage.volume_format.unwrap_or(*FORMATS.end())
 }
 
 fn medium_of(medium: segcache::Medium) -> config::Medium {

@@ -23,6 +23,7 @@ use crate::session::{Session, SessionId, Sessions};
 use crate::slow::{Client, SlowLog};
 use crate::storage::{Storage, Submitted};
 use crate::transport::Transport;
+use crate::volume::VolumeError;
 use crate::watch::{Event, Ticket};
 use crate::worker::ending::Ending;
 use crate::worker::lingering::Lingering;
@@ -51,6 +52,9 @@ pub enum WorkerError {
     /// The kernel does not report events any more.
     #[error("waiting for events failed: {0}")]
     Poll(io::Error),
+    /// The volume has failed.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
 }
 
 /// Where a worker's sessions come from and what they are served by.
@@ -149,7 +153,7 @@ impl Worker {
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_over() {
             self.wait(&mut events)?;
-            self.storage.advance(self.now, &self.metrics);
+            self.storage.advance(self.now, &self.metrics)?;
             self.admit();
             self.serve_ready(&events);
             self.serve_answered();

@@ -46,7 +46,11 @@ pub struct StorageReport {
     pub segments_done: u32,
     /// Segments that are to be.
     pub segments_found: u32,
-    /// Flushes since the start, after each of which what was there outlives the machine.
+    /// The version of the format in which the volume is written: what a release must read to take it over warm.
+    #[serde(default)]
+    pub volume_format: u64,
+    /// Flushes since the start, after each of which what was there outlives the machine; with the durability `Always` one for
+    /// every group of requests.
     #[serde(default)]
     pub flushes: u64,
     /// How the volume was opened; left out while it is.

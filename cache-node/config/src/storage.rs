@@ -25,6 +25,10 @@ pub struct Storage {
     /// Whether items outlive the machine too. Default: `None`.
     #[serde(default)]
     pub durability: Durability,
+    /// The version of the format that the volume is written in, for an older release to read it. Default: the newest that
+    /// the node writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_format: Option<u64>,
     /// How often the volume is flushed with the durability `Interval`, 100ms to 1h. Default: `1s`.
     #[serde(default = "default_interval")]
     pub flush_interval: Duration,
@@ -54,6 +58,8 @@ pub enum Durability {
     None,
     /// They do as they were at the last flush, or later. A memory file system cannot do that.
     Interval,
+    /// They do as soon as they are acknowledged. A memory file system cannot do that.
+    Always,
 }
 
 /// What happens where a volume cannot be read.
@@ -90,7 +96,8 @@ mod tests {
             medium: Some(Medium::File),
             capacity: Some(Bytes(1 << 30)),
             max_absence: Duration(std::time::Duration::from_secs(300)),
-            durability: Durability::Interval,
+            durability: Durability::Always,
+            volume_format: Some(1),
             flush_interval: Duration(std::time::Duration::from_secs(5)),
             on_mismatch: OnMismatch::Refuse,
         };

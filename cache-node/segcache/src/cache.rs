@@ -413,6 +413,11 @@ impl Cache {
     /// Takes an item's record out of all counts, and lets it die.
     pub(crate) fn uncount(&mut self, location: Location, length: u32) {
         self.segments.kill(location);
+        self.discount(location, length);
+    }
+
+    /// Takes an item's record out of all counts.
+    pub(crate) fn discount(&mut self, location: Location, length: u32) {
         self.totals.items -= 1;
         self.totals.item_bytes -= u64::from(length);
         self.leave_segment(location.segment, length);

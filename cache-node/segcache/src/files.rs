@@ -73,6 +73,11 @@ impl Files {
         Ok(text == FAILED)
     }
 
+    /// Notes that the volume has failed its owner, for the next one.
+    pub(crate) fn mark(&self) {
+        mark(&self.lock);
+    }
+
     /// What the volume in a directory begins with, and its length; nothing, if there is none.
     pub(crate) fn superblocks_in(directory: &Path) -> Result<Option<(Vec<u8>, u64)>, OpenError> {
         let path = directory.join(VOLUME);
@@ -173,11 +178,13 @@ impl Flusher {
     /// The system's. The volume may then hold anything; it is marked, so that the next start is cold.
     pub fn flush(&self) -> io::Result<()> {
         self.flushes.begun.fetch_add(1, Ordering::SeqCst);
-        self.volume.sync_data().inspect_err(|_| {
-            // What can be done about that is done: the caller hears of the error itself.
-            let _: Option<usize> = rustix::io::pwrite(&self.lock, FAILED, 0).ok();
-        })?;
+        self.volume.sync_data().inspect_err(|_| mark(&self.lock))?;
         self.flushes.ended.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
+}
+
+fn mark(lock: &File) {
+    // What can be done about the failure is done: whoever marks hears of the error itself.
+    let _: Option<usize> = rustix::io::pwrite(lock, FAILED, 0).ok();
 }

@@ -54,7 +54,8 @@
 //! there has a checksum, seeded with a secret of the volume and with where and when its segment was taken into use, and a
 //! record that leaves the index dies in the volume too. So whenever the process ends, by whatever signal, the volume has
 //! exactly the items of the index, but for the one that was being written. The next process finds the index as a snapshot after
-//! [`Cache::close`], or makes it again from all segments. What is not as it was written is left out, never served. The format
+//! [`Cache::close`], or makes it again from all segments. What outlives the machine is the caller's choice ([`Durability`]): nothing,
+//! what was there at the last [`Flusher::flush`], or all that [`Cache::make_durable`] has returned for. What is not as it was written is left out, never served. The format
 //! stands on the types of `superblock.rs`, `life.rs`, `record.rs`, `checksum.rs` and `snapshot.rs`.
 //!
 //! # What an item costs
@@ -79,6 +80,7 @@ mod compaction;
 mod counters;
 mod deadline;
 mod dump;
+mod durability;
 mod evict;
 mod evicted;
 mod files;
@@ -87,6 +89,7 @@ mod ghost;
 mod hash;
 mod index;
 mod item;
+mod ledger;
 mod life;
 mod maintenance;
 mod merge;
@@ -111,13 +114,15 @@ pub use cache::Cache;
 pub use counters::{Counters, TtlBucket};
 pub use deadline::Deadline;
 pub use dump::Cursor;
+pub use durability::Durability;
 pub use evicted::{Evicted, Evictions};
 pub use files::{Flusher, Medium};
 pub use hash::KeyHash;
 pub use item::{ArithmeticError, Glance, Item, MAX_KEY_LENGTH, Mode, NewItem, Outcome, StoreError};
-pub use opening::{Cold, Durability, OnMismatch, OpenError, Recovery, VolumeSettings, last_tick};
+pub use opening::{Cold, OnMismatch, OpenError, Recovery, VolumeSettings, last_tick};
 pub use populate::{Populator, Progress};
 pub use recovery::RecoveryProgress;
 pub use reservation::Reservation;
 pub use settings::{Eviction, Settings, SettingsError};
+pub use superblock::FORMATS;
 pub use volume::Region;

@@ -393,7 +393,8 @@ impl Cache {
         self.totals.items += 1;
         self.totals.item_bytes += u64::from(length);
         self.note_deadline(merge.target, deadline);
-        self.uncount(slot.location, old_length);
+        self.segments.doom(slot.location);
+        self.discount(slot.location, old_length);
     }
 
     fn begin_life(&mut self, target: u32) {

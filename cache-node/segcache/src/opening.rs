@@ -3,16 +3,16 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::cache::Cache;
-use crate::files::{Files, Flusher, Flushes, Medium};
+use crate::durability::Durability;
+use crate::files::{Files, Flushes, Medium};
 use crate::hash::{Random, mix};
 use crate::index::Index;
 use crate::recovery::{RecoveryProgress, Tally, shrink};
 use crate::segment::Segments;
 use crate::settings::{Geometry, Placement};
-use crate::superblock::{NoSuperblock, Superblock};
+use crate::superblock::{NoSuperblock, OLDEST_WRITTEN, Superblock, VERSION};
 use crate::volume::Region;
 use crate::{Settings, SettingsError};
 
@@ -30,6 +30,9 @@ pub struct VolumeSettings {
     pub capacity: Option<usize>,
     /// What a write outlives.
     pub durability: Durability,
+    /// The version of the format that the volume is written in, so that an older release can read it: one of
+    /// [`FORMATS`](crate::FORMATS).
+    pub format: u64,
     /// A volume that was without its owner for more seconds than this is not used: meanwhile its keys were written and
     /// deleted elsewhere.
     pub max_absence: Option<u64>,
@@ -39,27 +42,6 @@ pub struct VolumeSettings {
     pub boot: [u8; 16],
     /// Processes that the system has killed for want of memory since it was started.
     pub oom_kills: u64,
-}
-
-/// What a write outlives. The end of the process, whatever it was, is outlived always.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Durability {
-    /// No end of the machine: after one, the cache begins empty.
-    #[default]
-    None,
-    /// An end of the machine, once [`Flusher::flush`](crate::Flusher::flush) has returned. What comes back after one is what
-    /// was there when the last flush began, or later; what was written or moved since may be missing.
-    Interval,
-}
-
-impl Durability {
-    /// As it is written down.
-    fn number(self) -> u64 {
-        match self {
-            Durability::None => 0,
-            Durability::Interval => 1,
-        }
-    }
 }
 
 /// What happens where a volume cannot be read: it is not one, or is damaged, or of another version.
@@ -176,6 +158,15 @@ pub enum OpenError {
         /// What is wrong with it.
         reason: Cold,
     },
+    /// This build does not write the format.
+    #[error(
+        "a volume of format version {asked} cannot be written: this release writes versions {OLDEST_WRITTEN} to {VERSION}; \
+         set volumeFormat to one of them, or leave it out"
+    )]
+    Format {
+        /// The version that was asked for.
+        asked: u64,
+    },
     /// No cache can be made of the settings.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -206,16 +197,7 @@ pub(crate) struct Volume {
     pub(crate) superblock: Superblock,
     pub(crate) flushes: Arc<Flushes>,
     /// The flushes that had begun when the superblock was last written; none if that write is durable already.
-    begun_at_write: Option<u64>,
-}
-
-impl Volume {
-    /// Whether the older superblock may be overwritten: as long as the newer one is not durable, the older one is all that
-    /// is sure to outlive the machine.
-    fn may_overwrite_older(&self) -> bool {
-        let ended = self.flushes.ended.load(Ordering::SeqCst);
-        self.superblock.durability == Durability::None.number() || self.begun_at_write.is_none_or(|begun| ended > begun)
-    }
+    pub(crate) begun_at_write: Option<u64>,
 }
 
 impl Cache {
@@ -232,6 +214,9 @@ impl Cache {
         now: u64,
         progress: &RecoveryProgress,
     ) -> Result<(Cache, Recovery), OpenError> {
+        if !crate::FORMATS.contains(&volume.format) {
+            return Err(OpenError::Format { asked: volume.format });
+        }
         let mut files = Files::lock(&volume.directory)?;
         let (before, oom_ends) = match examine(&files, &settings, volume, now)? {
             Found::Usable(superblock, oom_ends) => (Ok(superblock), oom_ends),
@@ -274,6 +259,7 @@ impl Cache {
         // No later owner may give these numbers again, whenever this one ends.
         cache.write_superblock();
         cache.persist().map_err(durable)?;
+        cache.promise(medium);
         cache.maintenance.sweep_flushed();
         cache.divide_budget().map_err(|reason| OpenError::Space { path, bytes: settings.budget, reason })?;
         cache.advance(now);
@@ -287,48 +273,6 @@ impl Cache {
             clock_behind,
         };
         Ok((cache, report))
-    }
-
-    /// Waits until the volume would outlive the machine, where it is to do that.
-    pub(crate) fn persist(&mut self) -> io::Result<()> {
-        if self.is_to_outlive_the_machine() {
-            self.segments.persist()?;
-            if let Some(volume) = &mut self.volume {
-                volume.begun_at_write = None;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the volume is to outlive the machine.
-    pub(crate) fn is_to_outlive_the_machine(&self) -> bool {
-        let durability = self.volume.as_ref().map(|volume| volume.superblock.durability);
-        durability.is_some_and(|durability| durability != Durability::None.number())
-    }
-
-    /// What makes the volume outlive the machine; none where it is not to do that.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn flusher(&self) -> io::Result<Option<Flusher>> {
-        let volume = self.volume.as_ref().filter(|_| self.is_to_outlive_the_machine());
-        volume.map(|volume| volume.files.flusher(Arc::clone(&volume.flushes))).transpose()
-    }
-
-    /// Notes in the volume what is true of all of it now.
-    pub(crate) fn write_superblock(&mut self) {
-        let Some(volume) = &mut self.volume else { return };
-        // The parity of the generation is the place.
-        let step = if volume.may_overwrite_older() { 1 } else { 2 };
-        volume.begun_at_write = Some(volume.flushes.begun.load(Ordering::SeqCst));
-        let superblock = &mut volume.superblock;
-        superblock.generation += step;
-        superblock.now = self.now;
-        superblock.sequence = superblock.sequence.max(self.sequence);
-        superblock.items = self.totals.items;
-        (superblock.flushed, superblock.flush_at) = (self.flushed, self.flush_at);
-        let (at, bytes) = superblock.encode();
-        self.segments.write_superblock(at, &bytes);
     }
 }
 
@@ -453,7 +397,11 @@ fn mapped(
         Segments::volume_bytes(superblock.segments as usize, superblock.segment_size as usize)
     };
     if let Some(before) = before.filter(|before| before.segments > now.segments) {
-        shrink(&mut files.map(bytes(before))?.0, before, now, for_items);
+        let (mut region, _) = files.map(bytes(before))?;
+        shrink(&mut region, before, now, for_items);
+        // What is cut off must be elsewhere first, also where the machine ends.
+        let path = files.volume();
+        region.persist().map_err(|reason| OpenError::System { what: "made durable", path, reason })?;
     }
     files.map(bytes(now))
 }

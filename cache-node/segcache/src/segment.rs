@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use crate::checksum::{CHECKSUM, Seed};
+use crate::ledger::Ledger;
 use crate::life;
 use crate::populate::Memory;
 use crate::record::{Header, Layout};
@@ -139,6 +140,8 @@ pub(crate) struct Segments {
     secret: u64,
     /// The life that was given to a segment last.
     lives: u64,
+    /// None where writes need not outlive the machine at once.
+    pub(crate) ledger: Option<Ledger>,
     segments: Vec<Segment>,
     size: u32,
     /// A record's offset is a multiple of this.
@@ -164,6 +167,7 @@ impl Segments {
             before: 0,
             secret: 0,
             lives: 0,
+            ledger: None,
             segments: vec![FREE; count as usize],
             size,
             alignment,
@@ -242,6 +246,8 @@ impl Segments {
     /// Gives a segment without live items back.
     pub(crate) fn free(&mut self, id: u32) {
         debug_assert_eq!((self.get(id).live_items, self.get(id).pins), (0, 0));
+        // Its memory may be used again from now on.
+        self.end_doomed();
         self.condemn(id);
         self.segments[id as usize] = FREE;
         self.free.push_back(id);
@@ -353,11 +359,11 @@ impl Segments {
             let next = Location { offset: location.offset + aligned, ..location };
             if next.offset + self.before < self.size {
                 let end = self.at(next);
-                self.memory.bytes_mut()[end] = END;
+                self.for_writing(end..end + 1)[0] = END;
             }
         }
         let from = self.at(location);
-        (location, &mut self.memory.bytes_mut()[from..from + length as usize])
+        (location, self.for_writing(from..from + length as usize))
     }
 
     /// Takes the record at `location` back if it is the last of its segment.
@@ -372,7 +378,7 @@ impl Segments {
     /// `length` bytes of a record, `within` bytes from its start.
     pub(crate) fn part_mut(&mut self, location: Location, within: usize, length: usize) -> &mut [u8] {
         let from = self.at(location) + within;
-        &mut self.memory.bytes_mut()[from..from + length]
+        self.for_writing(from..from + length)
     }
 
     /// `length` bytes of a record, `within` bytes from its start, also of one whose segment was freed just now.
@@ -384,6 +390,9 @@ impl Segments {
     /// Copies `length` bytes from one record into another, each `within` bytes from its start.
     pub(crate) fn copy(&mut self, from: (Location, usize), to: (Location, usize), length: usize) {
         let (source, target) = (self.at(from.0) + from.1, self.at(to.0) + to.1);
+        if self.ledger.is_some() {
+            self.note(target..target + length);
+        }
         self.memory.bytes_mut().copy_within(source..source + length, target);
     }
 }

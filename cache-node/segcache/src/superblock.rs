@@ -11,10 +11,17 @@
 //! whole. The whole one with the higher generation counts.
 //! Decoding is total: bytes that are no superblock give an error that says what is wrong with them.
 
+use std::ops::RangeInclusive;
+
 /// The version of the format that this build writes: of superblocks, segments, records and snapshots together.
 pub(crate) const VERSION: u64 = 1;
+/// The oldest version that it writes when it is asked to: the one before its own, so that a release can go back by one.
+/// There is none before the first.
+pub(crate) const OLDEST_WRITTEN: u64 = 1;
 /// The oldest version that it reads.
 pub(crate) const OLDEST: u64 = 1;
+/// The versions of a volume's format that this build writes; the last is its own. It reads these and no others.
+pub const FORMATS: RangeInclusive<u64> = OLDEST_WRITTEN..=VERSION;
 /// A superblock has a page.
 const PAGE: usize = 4096;
 /// Where the first segment begins.

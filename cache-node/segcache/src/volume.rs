@@ -4,11 +4,15 @@
     reason = "mapping files, prefetching and giving pages back to the system have no safe interface"
 )]
 
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+use std::arch::asm;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+use std::sync::OnceLock;
 
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
 use rustix::fs::FallocateFlags;
@@ -40,6 +44,8 @@ struct Mapped {
     /// Huge pages were asked for; `start` is where one begins.
     is_huge: bool,
     file: Option<File>,
+    /// A write to it is durable as soon as the processor has written its cache lines back (`MAP_SYNC`).
+    is_synchronous: bool,
 }
 
 /// The pages of a mapped region, to be made ready for writing by another thread than its owner's. They stay mapped as
@@ -108,7 +114,16 @@ impl Region {
     fn mapped(map: MmapMut, start: usize, length: usize, is_huge: bool) -> Region {
         // What the slices of `bytes` rest on.
         assert!(start + length <= map.len(), "a region lies within its mapping");
-        Region { memory: Memory::Mapped(Mapped { map: Arc::new(map.into()), start, length, is_huge, file: None }) }
+        Region {
+            memory: Memory::Mapped(Mapped {
+                map: Arc::new(map.into()),
+                start,
+                length,
+                is_huge,
+                file: None,
+                is_synchronous: false,
+            }),
+        }
     }
 
     /// `length` bytes of the heap.
@@ -124,13 +139,24 @@ impl Region {
     /// The system's, where the file cannot be mapped.
     pub fn file(file: File, length: usize) -> io::Result<Region> {
         let map = Arc::new(MmapOptions::new().len(length).map_raw(&file)?);
-        Ok(Region { memory: Memory::Mapped(Mapped { map, start: 0, length, is_huge: false, file: Some(file) }) })
+        Ok(Region {
+            memory: Memory::Mapped(Mapped {
+                map,
+                start: 0,
+                length,
+                is_huge: false,
+                file: Some(file),
+                is_synchronous: false,
+            }),
+        })
     }
 
     /// Asks for a mapping in which the file's metadata is as durable as what is written to the bytes (`MAP_SYNC`), so that
     /// on persistent memory no system call is needed to make a write durable; says whether the system grants it.
     pub fn synchronize(&mut self) -> bool {
-        let Memory::Mapped(Mapped { map, length, file: Some(file), .. }) = &mut self.memory else { return false };
+        let Memory::Mapped(Mapped { map, length, file: Some(file), is_synchronous, .. }) = &mut self.memory else {
+            return false;
+        };
         let flags = MapFlags::SHARED_VALIDATE | MapFlags::SYNC;
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: at an address of the system's choice, where it is in nobody's way; unmapped at once, and never read.
@@ -144,7 +170,35 @@ impl Region {
         let address = map.as_mut_ptr().cast();
         // SAFETY: the same bytes of the same file take the place of themselves, at addresses that `map` owns and will
         // unmap; `&mut self` proves that no slice of them is borrowed.
-        unsafe { rustix::mm::mmap(address, *length, protection, flags | MapFlags::FIXED, &*file, 0) }.is_ok()
+        let mapped = unsafe { rustix::mm::mmap(address, *length, protection, flags | MapFlags::FIXED, &*file, 0) };
+        *is_synchronous = mapped.is_ok();
+        *is_synchronous
+    }
+
+    /// Whether [`Region::write_back`] makes writes durable here.
+    #[must_use]
+    pub fn is_synchronous(&self) -> bool {
+        matches!(self.memory, Memory::Mapped(Mapped { is_synchronous: true, .. })) && cfg!(target_arch = "x86_64")
+    }
+
+    /// Has the processor write the cache lines of these bytes back, and waits until it has.
+    pub fn write_back(&self, ranges: &[Range<usize>]) {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        {
+            let instruction = WriteBack::of_this_processor();
+            for range in ranges {
+                let bytes = self.bytes().get(range.clone()).unwrap_or_default();
+                // The first line begins before the bytes, but within the page that they are on.
+                let before = bytes.as_ptr().addr() % LINE;
+                (0..before + bytes.len()).step_by(LINE).for_each(|at| {
+                    instruction.write_back(bytes.as_ptr().wrapping_sub(before).wrapping_add(at));
+                });
+            }
+            // SAFETY: a fence changes no memory, and SSE is part of every x86_64.
+            unsafe { std::arch::x86_64::_mm_sfence() };
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let _: &[Range<usize>] = ranges;
     }
 
     /// Takes memory, or room on the disk, for a range of a file, so that no later write to it can fail for want of it.
@@ -258,6 +312,51 @@ impl Region {
             unsafe { mapped.map.unchecked_advise_range(UncheckedAdvice::DontNeed, mapped.start + start, end - start) };
         // A system that refuses keeps the pages: the budget still holds, since it counts what may be touched.
         drop(answer);
+    }
+}
+
+/// What a processor holds and writes back at once.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const LINE: usize = 64;
+
+/// How the processor writes a cache line back, from the best to the one that all have.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[derive(Clone, Copy)]
+enum WriteBack {
+    /// And keeps it.
+    Line,
+    /// And drops it.
+    Drop,
+    /// And drops it, one line after the other.
+    DropInOrder,
+}
+
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+impl WriteBack {
+    fn of_this_processor() -> WriteBack {
+        static FOUND: OnceLock<WriteBack> = OnceLock::new();
+        *FOUND.get_or_init(|| {
+            // Structured extended features: bit 24 is CLWB, bit 23 CLFLUSHOPT.
+            let features = std::arch::x86_64::__cpuid_count(7, 0).ebx;
+            match (features >> 24 & 1, features >> 23 & 1) {
+                (1, _) => WriteBack::Line,
+                (_, 1) => WriteBack::Drop,
+                _ => WriteBack::DropInOrder,
+            }
+        })
+    }
+
+    /// `line` is an address on a page of the region.
+    fn write_back(self, line: *const u8) {
+        match self {
+            // SAFETY: the processor has said that it knows the instruction, which changes no byte and faults no more than
+            // a read of the line; and the line is on a page of the region.
+            WriteBack::Line => unsafe { asm!("clwb [{}]", in(reg) line, options(nostack, preserves_flags)) },
+            // SAFETY: as above.
+            WriteBack::Drop => unsafe { asm!("clflushopt [{}]", in(reg) line, options(nostack, preserves_flags)) },
+            // SAFETY: as above; every x86_64 knows it.
+            WriteBack::DropInOrder => unsafe { std::arch::x86_64::_mm_clflush(line) },
+        }
     }
 }
 

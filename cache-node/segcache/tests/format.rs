@@ -28,6 +28,7 @@ impl Place {
             // Whatever the budget has to pay for besides, so many segments there are.
             capacity: Some(1 << 20),
             durability: Durability::None,
+            format: *segcache::FORMATS.end(),
             max_absence: None,
             on_mismatch: OnMismatch::Refuse,
             boot: [1; 16],

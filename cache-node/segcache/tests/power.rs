@@ -43,6 +43,7 @@ impl Place {
             directory: self.0.clone(),
             capacity: None,
             durability: Durability::Interval,
+            format: *segcache::FORMATS.end(),
             max_absence: None,
             on_mismatch: OnMismatch::StartCold,
             boot: [boot; 16],

@@ -34,6 +34,7 @@ impl Place {
             directory: self.directory.clone(),
             capacity: None,
             durability: Durability::None,
+            format: *segcache::FORMATS.end(),
             max_absence: None,
             on_mismatch: OnMismatch::StartCold,
             boot: [1; 16],
@@ -307,6 +308,33 @@ fn a_volume_that_cannot_be_used_says_why() {
     let limit = |volume: &mut VolumeSettings| volume.max_absence = Some(60);
     assert_eq!(cold_after(nothing, START + 60, limit), None);
     assert_eq!(cold_after(nothing, START + 61, limit), Some(Cold::Absent { seconds: 61, limit: 60 }));
+}
+
+#[test]
+fn what_cannot_be_read_is_refused_with_its_sentence_where_that_is_wanted() {
+    let refused = |change: fn(&mut Vec<u8>), largest, format, sentence: &str| {
+        let place = Place::new();
+        let (mut cache, _) = place.open(START);
+        set(&mut cache, 1, b"1", Deadline::Never);
+        drop(cache);
+        place.change(change);
+        let before = fs::read(place.volume()).unwrap();
+        let volume = VolumeSettings { on_mismatch: OnMismatch::Refuse, format, ..place.settings() };
+        let settings = Settings { max_item_size: largest, ..settings(BUDGET) };
+        let error = Cache::open(settings, &volume, START, &RecoveryProgress::default()).err().unwrap().to_string();
+        assert!(error.contains(sentence), "{error}");
+        assert!(fs::read(place.volume()).unwrap() == before, "{sentence}: the volume was changed");
+    };
+    let nothing: fn(&mut Vec<u8>) = |_| ();
+    let newest = *segcache::FORMATS.end();
+    refused(|bytes| bytes[..8192].fill(b'x'), 1024, newest, "the file is not a volume of this program; move it away");
+    let damaged = |bytes: &mut Vec<u8>| [100, 4196].into_iter().for_each(|at| bytes[at] ^= 1);
+    refused(damaged, 1024, newest, "both superblocks are damaged; move it away, or allow a cold start");
+    let newer = |bytes: &mut Vec<u8>| [8, 4096 + 8].into_iter().for_each(|at| bytes[at] = 9);
+    refused(newer, 1024, newest, "format version 9, which this version of the program does not read; move it away");
+    refused(|bytes| bytes.truncate(100_000), 1024, newest, "the file has 100000 bytes and must have");
+    refused(nothing, 100_000, newest, "bytes do not suit the largest item or the capacity that are configured now");
+    refused(nothing, 1024, newest + 1, "this release writes versions 1 to 1; set volumeFormat to one of them");
 }
 
 #[test]

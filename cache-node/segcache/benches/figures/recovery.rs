@@ -47,6 +47,7 @@ impl Volume {
                 directory,
                 capacity: None,
                 durability: Durability::None,
+                format: *segcache::FORMATS.end(),
                 max_absence: None,
                 on_mismatch: OnMismatch::Refuse,
                 boot: [1; 16],

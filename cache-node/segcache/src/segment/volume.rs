@@ -32,6 +32,7 @@ impl Segments {
             before: CHECKSUM as u32,
             secret: superblock.secret,
             lives: superblock.epoch << u32::BITS,
+            ledger: None,
             segments: vec![FREE; count as usize],
             size: superblock.segment_size as u32,
             alignment: superblock.alignment as u32,
@@ -50,7 +51,7 @@ impl Segments {
 
     /// Writes a superblock's bytes to where it belongs in the volume.
     pub(crate) fn write_superblock(&mut self, at: usize, bytes: &[u8]) {
-        self.memory.bytes_mut()[at..at + bytes.len()].copy_from_slice(bytes);
+        self.for_writing(at..at + bytes.len()).copy_from_slice(bytes);
     }
 
     /// Waits until all of the volume would outlive the machine.
@@ -100,12 +101,11 @@ impl Segments {
     pub(crate) fn end_adoption(&mut self) {
         let segments = &self.segments;
         self.free.retain(|id| segments[*id as usize].state == State::Free);
-        for id in self.free.iter().copied() {
-            let start = self.base + id as usize * self.size as usize;
-            let magic = &mut self.memory.bytes_mut()[start..start + life::FREE.len()];
+        for place in 0..self.free.len() {
+            let start = self.start(self.free[place]);
             // A free segment's memory is only touched where it must be.
-            if *magic != life::FREE {
-                magic.copy_from_slice(&life::FREE);
+            if self.memory.bytes()[start..start + life::FREE.len()] != life::FREE {
+                self.for_writing(start..start + life::FREE.len()).copy_from_slice(&life::FREE);
             }
         }
     }
@@ -118,7 +118,7 @@ impl Segments {
         }
         let life = Life::of(self.get(id), written).encode(self.secret);
         let start = self.start(id);
-        let bytes = &mut self.memory.bytes_mut()[start..start + self.size as usize];
+        let bytes = self.for_writing(start..start + SEGMENT_HEADER as usize + CHECKSUM + 1);
         bytes[SEGMENT_HEADER as usize + CHECKSUM] = END;
         bytes[..life.len()].copy_from_slice(&life);
         self.get_mut(id).condemned = false;
@@ -130,7 +130,7 @@ impl Segments {
             // What has moved from here must be elsewhere first.
             compiler_fence(Ordering::Release);
             let start = self.start(id);
-            self.memory.bytes_mut()[start..start + life::FREE.len()].copy_from_slice(&life::FREE);
+            self.for_writing(start..start + life::FREE.len()).copy_from_slice(&life::FREE);
         }
     }
 
@@ -227,6 +227,6 @@ impl Segments {
 
     fn put_checksum(&mut self, location: Location, checksum: u32) {
         let at = self.start(location.segment) + location.offset as usize;
-        self.memory.bytes_mut()[at..at + CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
+        self.for_writing(at..at + CHECKSUM).copy_from_slice(&checksum.to_le_bytes());
     }
 }

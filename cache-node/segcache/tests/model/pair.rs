@@ -168,6 +168,7 @@ impl Pair {
             directory: std::path::Path::new("/dev/shm").join(name),
             capacity: None,
             durability: Durability::None,
+            format: *segcache::FORMATS.end(),
             max_absence: None,
             on_mismatch: OnMismatch::Refuse,
             boot: [1; 16],
