@@ -24,6 +24,7 @@ mod tally;
 mod transport;
 mod ttl;
 mod usage;
+mod warm;
 mod workload;
 
 use std::error::Error;
@@ -53,6 +54,7 @@ enum Command {
     Handshakes(handshakes::Options),
     Bench(bench::Options),
     Memory(memory::Options),
+    Warm(warm::Options),
     /// Serve what is no cache: look for line ends, and answer each with the reply to a hit
     Floor {
         /// Where clients connect
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Command::Handshakes(options) => handshakes::run(&options).map_err(Box::from),
         Command::Bench(options) => bench::run(&options),
         Command::Memory(options) => memory::run(&options).map_err(|failure| failure.to_string().into()),
+        Command::Warm(options) => warm::run(&options).map_err(|failure| failure.to_string().into()),
         Command::Floor { listen, key_size, value_size } => {
             floor::serve(listen, &floor::reply(usize::from(key_size), value_size as usize)).map_err(Box::from)
         }

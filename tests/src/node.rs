@@ -319,6 +319,17 @@ impl Memcached {
     pub fn id(&self) -> u32 {
         self.child.id()
     }
+
+    /// Sends it a signal such as `USR1`, and waits until it has ended.
+    ///
+    /// # Errors
+    /// Where the signal cannot be sent.
+    pub fn end(&mut self, signal: &str) -> Outcome {
+        let status = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status()?;
+        crate::ensure!(status.success(), "memcached cannot be sent SIG{signal}");
+        self.child.wait()?;
+        Ok(())
+    }
 }
 
 impl Drop for Memcached {

@@ -155,6 +155,51 @@ fn a_volume_that_is_to_outlive_the_machine_is_flushed() -> Outcome {
 }
 
 #[test]
+fn what_is_acknowledged_always_outlives_the_machine_where_the_medium_can_do_that() -> Outcome {
+    for (_, mode) in MODES {
+        for (place, holds) in
+            [(Place::in_memory("always"), config::Durability::None), (Place::in_files()?, config::Durability::Always)]
+        {
+            let lines = place.storage(&format!("  durability: Always\n{mode}"));
+            let mut node = Node::start(&lines)?;
+            ensure!(recovery(&node)?.durability == holds, "{:?}", recovery(&node)?);
+            let flushes = || -> Outcome<u64> { Ok(node.status()?.storage.map_or(0, |storage| storage.flushes)) };
+            let before = flushes()?;
+            let mut client = node.client()?;
+            client.expect(b"set key 0 0 5\r\nvalue\r\n", b"STORED\r\n")?;
+            let after_one = flushes()?;
+            ensure!((after_one > before) == (holds == config::Durability::Always), "{before}, {after_one}");
+            // One flush is for all that came with it, however many that are.
+            let requests = "set key 0 0 5 noreply\r\nother\r\n".repeat(400);
+            client.expect(format!("{requests}get key\r\n").as_bytes(), b"VALUE key 0 5\r\nother\r\nEND\r\n")?;
+            let after_many = flushes()?;
+            ensure!(after_many < after_one + 200, "{after_one}, {after_many}");
+            node.signal("KILL")?;
+            node.wait()?;
+            Node::start(&lines)?.client()?.expect(b"get key\r\n", b"VALUE key 0 5\r\nother\r\nEND\r\n")?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_volume_is_written_in_the_format_that_is_asked_for() -> Outcome {
+    let place = Place::in_memory("format");
+    for (lines, format) in [("", 1), ("  volumeFormat: 1\n", 1)] {
+        let node = Node::start(&place.storage(lines))?;
+        let storage = node.status()?.storage.ok_or_else(|| tests::failure::Failure::new("no storage in the status"))?;
+        ensure!(storage.volume_format == format, "{storage:?}");
+    }
+    let file = place.0.join("node.yaml");
+    fs::write(&file, format!("listen: 127.0.0.1:0\n{}", place.storage("  volumeFormat: 2\n")))?;
+    let (status, log) = run_to_end(&["--config", argument(&file)])?;
+    let says =
+        log.contains("format version 2 cannot be written: this release writes versions 1 to 1; set volumeFormat");
+    ensure!(!status.success() && says, "{status}: {log}");
+    Ok(())
+}
+
+#[test]
 fn a_volume_that_fails_ends_the_node_and_the_next_one_starts_cold() -> Outcome {
     let place = Place::in_files()?;
     let lines = place.storage("");
@@ -176,7 +221,10 @@ fn a_volume_that_fails_ends_the_node_and_the_next_one_starts_cold() -> Outcome {
 #[test]
 fn whenever_a_node_is_killed_it_has_what_it_acknowledged() -> Outcome {
     for place in [Place::in_memory("crash"), Place::in_files()?] {
-        crash::rounds(&place.0, ROUNDS, 1)?;
+        for durability in ["", "  durability: Always\n"] {
+            crash::rounds(&place.0, durability, ROUNDS, 1)?;
+            fs::remove_dir_all(&place.0)?;
+        }
     }
     Ok(())
 }

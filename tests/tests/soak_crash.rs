@@ -15,7 +15,7 @@ fn whenever_a_node_is_killed_it_has_what_it_acknowledged() -> Outcome {
     let seed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let memory = Path::new("/dev/shm").join(format!("gannet-soak-crash-{}", process::id()));
     for directory in [memory, folder()?] {
-        let result = crash::rounds(&directory, ROUNDS, seed);
+        let result = crash::rounds(&directory, "", ROUNDS, seed);
         drop(fs::remove_dir_all(&directory));
         result.map_err(|failure| failure.while_doing(format!("seed {seed}")))?;
     }
