@@ -141,7 +141,8 @@ impl Segments {
     }
 }
 
-#[cfg(test)]
+// They need mapped files, which miri does not know.
+#[cfg(all(test, not(miri)))]
 mod tests {
     use std::collections::HashMap;
     use std::fs;
