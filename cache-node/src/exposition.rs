@@ -232,10 +232,11 @@ pub fn resident_bytes() -> u64 {
     kernel_bytes("VmRSS:")
 }
 
-/// The part of it that no file stands behind.
+/// The part of it that no disk stands behind: what is the process's own, and what it has touched of a memory file system, which
+/// holds items in a volume there.
 #[must_use]
 pub fn anonymous_bytes() -> u64 {
-    kernel_bytes("RssAnon:")
+    kernel_bytes("RssAnon:") + kernel_bytes("RssShmem:")
 }
 
 fn kernel_bytes(name: &str) -> u64 {

@@ -8,6 +8,7 @@ mod pod_template;
 mod rollout;
 mod spec;
 mod status;
+mod storage;
 mod tls;
 
 pub use generate::{chart_template, crd_yaml};
@@ -18,6 +19,7 @@ pub use rollout::{
 };
 pub use spec::{CacheCluster, CacheClusterSpec, CacheSpec, DisruptionSpec, Eviction, NodeSpec};
 pub use status::{CacheClusterStatus, PodCertificate, PodStatus, TlsClientStatus, TlsStatus, condition};
+pub use storage::{ClaimRetention, Medium, OnUnavailable, Retention, StorageDurability, StorageSpec, VolumeClaim};
 pub use tls::{CaSpec, CertManagerKind, IssuerSpec, IssuerType, MonitoringSpec, TlsClient, TlsMode, TlsSpec};
 
 /// The API group.
@@ -25,3 +27,6 @@ pub const GROUP: &str = "gannet.dev";
 
 /// The annotation that asks for a rotation now: `leaf@…` or `ca@…`, with a new text behind the sign for each time.
 pub const ROTATE_ANNOTATION: &str = "gannet.dev/rotate";
+
+/// The annotation that asks for lost volumes to be replaced: their PersistentVolumes' names, separated by commas.
+pub const REPLACE_VOLUMES_ANNOTATION: &str = "gannet.dev/replace-volumes";

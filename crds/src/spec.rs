@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::rollout::RolloutSpec;
 use crate::status::CacheClusterStatus;
-use crate::{MonitoringSpec, PodTemplate, TlsSpec};
+use crate::{MonitoringSpec, PodTemplate, StorageSpec, TlsSpec};
 
 /// A quantity of bytes: whole numbers only, so that nothing is rounded on the way to the node.
-const BYTES_PATTERN: &str = r"^[1-9][0-9]{0,14}(Ki|Mi|Gi|Ti|k|M|G|T)?$";
+pub(crate) const BYTES_PATTERN: &str = r"^[1-9][0-9]{0,14}(Ki|Mi|Gi|Ti|k|M|G|T)?$";
 const CPU_PATTERN: &str = r"^([1-9][0-9]{0,5}m|[1-9][0-9]{0,3}|[0-9]{1,3}\.[0-9]{1,3})$";
 /// Kubernetes' duration, without fractions and without days, which Kubernetes does not have either.
 pub(crate) const DURATION_PATTERN: &str = r"^(0|([0-9]{1,9}(ms|s|m|h))+)$";
@@ -76,6 +76,10 @@ pub struct CacheClusterSpec {
     /// What the nodes do with items.
     #[serde(default)]
     pub cache: CacheSpec,
+
+    /// Where the nodes keep items, and what these outlive.
+    #[serde(default)]
+    pub storage: StorageSpec,
 
     /// Mutual TLS between applications and nodes.
     #[serde(default)]

@@ -20,6 +20,8 @@ pub mod condition {
     pub const TLS_READY: &str = "TLSReady";
     /// No rollout failed, and none waits for a hand because nothing can be said of it.
     pub const ROLLOUT_HEALTHY: &str = "RolloutHealthy";
+    /// Items are not kept where they are to be.
+    pub const STORAGE_DEGRADED: &str = "StorageDegraded";
 }
 
 /// What the operator last saw. It is a report: nothing is decided from it.
@@ -74,7 +76,7 @@ pub struct CacheClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<RolloutStatus>,
 
-    /// Ready, Reconciling, Stalled, Paused, RolloutHealthy and TLSReady.
+    /// Ready, Reconciling, Stalled, Paused, RolloutHealthy, TLSReady and StorageDegraded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -188,6 +190,10 @@ pub struct PodStatus {
     /// Its live items, as the pod says.
     #[serde(default)]
     pub items: i64,
+
+    /// What its items are on, as the pod says; empty where nothing outlives its container.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub medium: String,
 
     /// The certificate that it serves on its data port; none without TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]

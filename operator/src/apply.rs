@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt};
@@ -17,7 +17,11 @@ use crate::cert_manager::{self, Asked};
 use crate::certify::SecretWrite;
 use crate::cluster::Cluster;
 use crate::desired::Desired;
+use crate::observe::storage::Claim;
 use crate::observe::{NodePod, Observed, TOUCHED_ANNOTATION};
+use crate::rollout::in_place::Move;
+
+pub mod moves;
 
 /// The field manager under which everything is applied.
 pub const FIELD_MANAGER: &str = "cache-operator";
@@ -33,6 +37,10 @@ pub struct Applied {
     pub changed: Vec<String>,
     pub pruned: Vec<String>,
     pub deleted_pods: Vec<String>,
+    /// Parts of changes in place.
+    pub moves: Vec<Move>,
+    /// Claims, with the volumes that they gave up.
+    pub given_up: Vec<String>,
 }
 
 /// A write that failed.
@@ -80,6 +88,8 @@ pub async fn apply(
         client_service,
         disruption_budget,
         stateful_set,
+        moves,
+        give_up,
         delete,
     } = desired;
     let mut writer = Writer { client, namespace: &cluster.namespace, applied: Applied::default() };
@@ -98,6 +108,12 @@ pub async fn apply(
     writer.apply(client_service, observed.client_service.as_ref()).await?;
     writer.apply(disruption_budget, observed.disruption_budget.as_ref()).await?;
     writer.apply(stateful_set, observed.stateful_set.as_ref()).await?;
+    // After the StatefulSet, whose controller must have been told to keep off them: it is one look ahead.
+    writer.applied.moves = moves::moves(client, &cluster.namespace, &moves).await?;
+    // Before the pods: one that was made anew would find the old claim, and be bound to the old volume again.
+    for claim in give_up.iter().filter(|claim| !claim.terminating) {
+        writer.give_up(claim).await?;
+    }
     for pod in delete {
         writer.delete_pod(&pod).await?;
     }
@@ -256,6 +272,20 @@ impl Writer<'_> {
         Ok(())
     }
 
+    async fn give_up(&mut self, claim: &Claim) -> Result<(), ApplyError> {
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), self.namespace);
+        let guard = Preconditions { uid: Some(claim.uid.clone()), resource_version: None };
+        match api.delete(&claim.name, &DeleteParams::default().preconditions(guard)).await {
+            Ok(_) => self.applied.given_up.push(format!("{} with {}", claim.name, claim.volume)),
+            Err(error) if is_gone_or_changed(&error) => {}
+            Err(source) => {
+                let what = format!("PersistentVolumeClaim {}", claim.name);
+                return Err(ApplyError::Delete { what, source });
+            }
+        }
+        Ok(())
+    }
+
     async fn prune<K>(&mut self, observed: &[K], kept: &[String]) -> Result<(), ApplyError>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
@@ -296,12 +326,14 @@ fn contains(observed: &Value, wanted: &Value) -> bool {
 /// Counts what was written, by kind of write, for metrics.
 impl Applied {
     pub fn counts(&self) -> BTreeMap<&'static str, usize> {
-        let Applied { created, changed, pruned, deleted_pods } = self;
+        let Applied { created, changed, pruned, deleted_pods, moves, given_up } = self;
         BTreeMap::from([
             ("created", created.len()),
             ("changed", changed.len()),
             ("pruned", pruned.len()),
             ("deleted_pod", deleted_pods.len()),
+            ("deleted_claim", given_up.len()),
+            ("moved_pod", moves.len()),
         ])
     }
 }

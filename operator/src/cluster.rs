@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use config::{AdminTls, Budget, Bytes, Config};
-use gannet_crds::{CacheCluster, CacheSpec, IssuerType, NodeSpec, PodTemplate, TemplatePolicy, TlsMode, TlsSpec};
+use gannet_crds::{
+    CacheCluster, CacheSpec, ClaimRetention, IssuerType, NodeSpec, PodTemplate, REPLACE_VOLUMES_ANNOTATION,
+    TemplatePolicy, TlsMode, TlsSpec,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use serde::{Deserialize, Serialize};
@@ -11,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::given;
 use crate::rollout::action::{self, Action};
 use crate::rollout::policy::Policy;
+use crate::storage::{self, NodeStorage, Volume};
 
 /// A CacheCluster whose every value has been read and found to make sense together.
 #[derive(Clone, Debug)]
@@ -29,10 +33,20 @@ pub struct Cluster {
     pub policy: Policy,
     /// What is asked for by hand.
     pub action: Option<Action>,
+    pub claim: Claim,
+    /// PersistentVolumes that may be given up when their host is gone.
+    pub replaced_volumes: Vec<String>,
     /// What shapes the pods, as declared.
     pub inputs: Inputs,
     /// The same, computed: what the pods are built from.
     pub shape: Shape,
+}
+
+/// How volumes are claimed, which touches no pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claim {
+    pub class: Option<String>,
+    pub retention: ClaimRetention,
 }
 
 /// The part of the spec that shapes the pods. A change of anything else touches no pod.
@@ -48,6 +62,8 @@ pub struct Inputs {
     pub node: NodeSpec,
     #[serde(default)]
     pub cache: CacheSpec,
+    #[serde(default, skip_serializing_if = "NodeStorage::is_default")]
+    pub storage: NodeStorage,
     #[serde(default)]
     pub pod_template: PodTemplate,
     #[serde(default, skip_serializing_if = "NodeTls::is_disabled")]
@@ -96,6 +112,8 @@ pub struct Shape {
     pub config: Config,
     /// The container's memory, request and limit.
     pub memory: Bytes,
+    /// What its items are on.
+    pub volume: Volume,
     /// The container's CPU request in thousandths of a core.
     pub cpu_millis: u64,
     /// Seconds between SIGTERM and SIGKILL.
@@ -133,6 +151,7 @@ impl Cluster {
             image: spec.image,
             node: spec.node,
             cache: spec.cache,
+            storage: NodeStorage::of(&spec.storage),
             pod_template: spec.pod_template,
             tls: NodeTls::of(spec.tls.clone()),
         };
@@ -149,6 +168,11 @@ impl Cluster {
             identities: spec.tls.identities,
             policy: Policy::parse(&spec.rollout).map_err(|e| InvalidSpec::new(e.field, &e))?,
             action: resource.annotations().get(action::ANNOTATION).and_then(|text| Action::parse(text)),
+            claim: Claim {
+                class: spec.storage.volume_claim.and_then(|claim| claim.storage_class_name),
+                retention: spec.storage.claim_retention,
+            },
+            replaced_volumes: replaced_volumes(resource),
             inputs,
             shape,
         })
@@ -167,7 +191,7 @@ impl Cluster {
 
 impl Shape {
     fn parse(inputs: &Inputs) -> Result<Shape, InvalidSpec> {
-        let Inputs { image: _, node, cache, pod_template, tls } = inputs;
+        let Inputs { image: _, node, cache, storage, pod_template, tls } = inputs;
         let memory: Bytes = node.memory.parse().map_err(|e| InvalidSpec::new("node.memory", e))?;
         let max_item_size: Bytes = cache.max_item_size.parse().map_err(|e| InvalidSpec::new("cache.maxItemSize", e))?;
         let drain_delay = duration("node.drainDelay", &node.drain_delay)?;
@@ -187,7 +211,7 @@ impl Shape {
             ..Config::default()
         };
         let budget = Budget::divide(memory, &config).map_err(|e| InvalidSpec::new("node.memory", e))?;
-        let config = budget.apply(config);
+        let (config, volume) = storage::place(storage, memory, budget.apply(config))?;
         config.check().map_err(|e| InvalidSpec::new("node", e))?;
         let drain_seconds = i64::try_from(drain_delay.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
         let grace_seconds = match pod_template.termination_grace_period_seconds {
@@ -202,8 +226,13 @@ impl Shape {
             Some(seconds) => seconds,
             None => drain_seconds.saturating_add(GRACE_BEYOND_DRAIN_SECONDS),
         };
-        Ok(Shape { config, memory, cpu_millis: cpu_millis(&node.cpu)?, grace_seconds })
+        Ok(Shape { config, memory, volume, cpu_millis: cpu_millis(&node.cpu)?, grace_seconds })
     }
+}
+
+fn replaced_volumes(resource: &CacheCluster) -> Vec<String> {
+    let text = resource.annotations().get(REPLACE_VOLUMES_ANNOTATION).map_or("", String::as_str);
+    text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 fn node_tls(tls: &NodeTls) -> Result<Option<config::Tls>, InvalidSpec> {

@@ -31,12 +31,13 @@ use crate::desired;
 use crate::desired::labels::MANAGED_BY;
 use crate::metrics::Metrics;
 use crate::observe::windows::Windows;
-use crate::observe::{self, Asker, Looks, ObserveError, Observed};
+use crate::observe::{self, Asker, Gate, Looks, ObserveError, Observed};
 use crate::report::{self, Outcome, Report};
 use crate::revision::{Defaults, RevisionError};
 use crate::rollout::policy::Policy;
-use crate::rollout::{self, Decision, Progress};
+use crate::rollout::{self, Decision, Progress, in_place};
 use crate::rotation::Phase;
+use crate::storage;
 use crate::tls::Tls;
 
 /// CacheClusters that are reconciled at once.
@@ -50,6 +51,8 @@ const AGAIN_SERVING: Duration = Duration::from_secs(30);
 const AGAIN_EMPTY: Duration = Duration::from_secs(300);
 /// While a certificate is on its way to a pod.
 const AGAIN_CERTIFYING: Duration = Duration::from_secs(1);
+/// While a pod changes in place: nobody says when it is out of the endpoints.
+const AGAIN_MOVING: Duration = Duration::from_secs(1);
 /// A Secret was written: what is next follows from what is stored now.
 const AGAIN_AT_ONCE: Duration = Duration::from_millis(100);
 /// A pod whose mounts are behind is touched again after so many seconds: the kubelet's own copy of a Secret may be older than
@@ -194,6 +197,8 @@ async fn reconcile(resource: &CacheCluster, context: &Context) -> Result<Action,
     let asker = Asker { admin: &speaker, looks: &context.looks, now };
     let mut observed = observe::observe(&context.client, resource, tls.as_ref().ok(), &asker).await?;
     let interval = look(context, resource, &mut observed, now);
+    apply::moves::moves(&context.client, &resource.namespace().unwrap_or_default(), &in_place::newcomers(&observed))
+        .await?;
     let certified = match &tls {
         // Before all else, and whatever else is wrong or paused: a certificate that ends is an outage.
         Ok(tls) => match certify(context, resource, tls, &observed, now).await? {
@@ -206,7 +211,8 @@ async fn reconcile(resource: &CacheCluster, context: &Context) -> Result<Action,
         let again = again_for(&certified).min(again);
         tell(context, resource, &observed, outcome, &certified, again).await
     };
-    let cluster = match Cluster::parse(resource).and_then(|cluster| tls.map(|_| cluster)) {
+    let settled = storage::settled(resource, &observed).and_then(|resource| Cluster::parse(&resource));
+    let cluster = match settled.and_then(|cluster| tls.map(|_| cluster)) {
         Ok(cluster) => cluster,
         Err(invalid) => {
             context.metrics.reconciles.with_label_values(&["invalid"]).inc();
@@ -236,6 +242,7 @@ async fn reconcile(resource: &CacheCluster, context: &Context) -> Result<Action,
     let again = match step.progress {
         // One decision often leads to the next.
         _ if !step.notes.is_empty() => AGAIN_AT_ONCE,
+        _ if observed.pods.iter().any(|pod| pod.gate == Gate::Closed) || !step.moves.is_empty() => AGAIN_MOVING,
         Progress::Complete | Progress::Held { .. } if step.replicas == 0 && observed.pods.is_empty() => AGAIN_EMPTY,
         Progress::Complete | Progress::Held { .. } if observed.pods.iter().all(|pod| pod.ready) => AGAIN_SERVING,
         _ => AGAIN_UNDERWAY,

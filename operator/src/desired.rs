@@ -8,6 +8,7 @@ pub mod pod;
 pub mod service_account;
 pub mod services;
 pub mod stateful_set;
+pub mod storage;
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
@@ -15,9 +16,11 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use crate::cluster::Cluster;
 use crate::material::CaMaterial;
+use crate::observe::storage::Claim;
 use crate::observe::{NodePod, Observed};
 use crate::revision::{KEPT_REVISIONS, Revision};
 use crate::rollout::Step;
+use crate::rollout::in_place::Move;
 
 /// Everything that is to be, in the order in which it is to be applied: what a pod needs comes before the pods.
 #[derive(Clone, Debug)]
@@ -29,6 +32,10 @@ pub struct Desired {
     pub client_service: Service,
     pub disruption_budget: PodDisruptionBudget,
     pub stateful_set: StatefulSet,
+    /// Pods that change in place.
+    pub moves: Vec<Move>,
+    /// Claims to be given up.
+    pub give_up: Vec<Claim>,
     /// Pods to be deleted.
     pub delete: Vec<NodePod>,
 }
@@ -53,6 +60,7 @@ pub fn build(cluster: &Cluster, step: &Step, observed: &Observed) -> Desired {
     let revisions = kept.iter().map(|revision| controller_revision::build(cluster, revision, stored));
     // What the record names is there before it, and it is there before anything is done.
     let controller_revisions = revisions.chain([controller_revision::record(cluster, &step.record)]).collect();
+    let give_up = storage::given_up(cluster, observed);
     Desired {
         service_account: service_account::build(cluster),
         config_maps,
@@ -61,7 +69,9 @@ pub fn build(cluster: &Cluster, step: &Step, observed: &Observed) -> Desired {
         client_service: services::for_clients(cluster),
         disruption_budget: disruption_budget::build(cluster),
         stateful_set: stateful_set::build(cluster, step),
-        delete: step.delete.clone(),
+        moves: step.moves.clone(),
+        delete: [step.delete.clone(), storage::waiting_for(&give_up, observed)].concat(),
+        give_up,
     }
 }
 
@@ -85,7 +95,7 @@ pub fn kept_revisions<'a>(step: &'a Step, observed: &'a Observed) -> Vec<&'a Rev
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use k8s_openapi::api::apps::v1::ControllerRevision;
     use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
     use serde_json::{Value, json};
@@ -97,7 +107,7 @@ mod tests {
     use crate::revision::Defaults;
     use crate::rollout::{Decision, decide};
 
-    fn desired(spec: Value, observed: &Observed) -> Desired {
+    pub(crate) fn desired(spec: Value, observed: &Observed) -> Desired {
         let cluster = Cluster::parse(&resource(spec)).unwrap();
         let defaults = Defaults { node_image: "cache-node:1".to_owned(), ..Defaults::default() };
         let Decision::Step(step) = decide(&cluster, observed, &defaults, jiff::Timestamp::UNIX_EPOCH).unwrap() else {
@@ -199,7 +209,7 @@ mod tests {
             assert!(config.tls.is_none_or(|tls| tls.max_connection_age.to_string() == "9m"), "{text}");
             let template = serde_json::to_value(desired.stateful_set.spec.unwrap().template).unwrap();
             let (volumes, container) = (&template["spec"]["volumes"], &template["spec"]["containers"][0]);
-            assert_eq!(volumes.as_array().unwrap().len(), expected.len() + 1);
+            assert_eq!(volumes.as_array().unwrap().len(), expected.len() + 2, "and the configuration, and the items");
             for (index, (volume, secret, folder)) in expected.into_iter().enumerate() {
                 assert_eq!(
                     volumes[index + 1],

@@ -20,6 +20,7 @@ mod revision;
 mod rollout;
 mod rotation;
 mod server;
+mod storage;
 mod tls;
 
 use std::io::IsTerminal;

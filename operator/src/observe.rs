@@ -25,8 +25,13 @@ use crate::rollout::record::{self, Record, RecordError};
 use crate::tls::{Names, Source, Tls};
 
 mod ask;
+pub mod gate;
+pub mod storage;
 
 pub use ask::{Asker, Looks};
+pub use gate::Gate;
+use gate::{HASH_LABEL, MOVED_ANNOTATION};
+use storage::SeenStorage;
 
 /// What there is.
 #[derive(Debug, Default)]
@@ -48,6 +53,7 @@ pub struct Observed {
     pub secrets: Secrets,
     /// What the pods did, stretch by stretch, as far as this operator has seen it.
     pub ticks: Vec<Tick>,
+    pub storage: SeenStorage,
     /// Objects that have our names and are not ours.
     pub foreign: Vec<String>,
 }
@@ -87,6 +93,8 @@ pub struct Set {
     pub settled: bool,
     /// The revision that its controller brings pods below the partition back to is that of its template.
     pub current: bool,
+    /// What its controller calls the revision of its template.
+    pub update: Option<String>,
 }
 
 /// A cache-node's pod.
@@ -97,6 +105,8 @@ pub struct NodePod {
     pub uid: String,
     pub resource_version: String,
     pub revision: String,
+    /// What the StatefulSet's controller calls that.
+    pub hash: String,
     pub ready: bool,
     pub terminating: bool,
     pub host: String,
@@ -110,6 +120,13 @@ pub struct NodePod {
     pub restarts: i32,
     /// The digest of the image that runs.
     pub image: String,
+    /// Whether its container is, whatever its gate says.
+    pub container_ready: bool,
+    pub gate: Gate,
+    /// How often its container had been restarted when it was last changed in place.
+    pub moved_at: Option<i32>,
+    /// Whether the Service leads to it, or will; looked at only while some gate is closed.
+    pub is_endpoint: bool,
     /// The pod's address once it runs.
     pub address: Option<String>,
     pub mounts: Mounts,
@@ -195,6 +212,8 @@ pub async fn observe(
     let set_uid = observed.stateful_set.as_ref().and_then(ResourceExt::uid);
     let members = pods.iter().filter(|pod| set_uid.is_none() || controller_uid(*pod) == set_uid.as_deref());
     observed.pods = members.filter_map(|pod| NodePod::of(&reader.name, pod)).collect();
+    observed.storage = reader.storage(&observed).await?;
+    reader.endpoints(&mut observed.pods).await?;
     if let Some(tls) = tls {
         observed.secrets = reader.secrets(tls, &observed, &mut foreign).await?;
     }
@@ -351,6 +370,7 @@ impl Set {
             revision: annotations.get(REVISION_ANNOTATION).cloned().unwrap_or_default(),
             settled: status.observed_generation >= set.metadata.generation,
             current: status.current_revision.is_some() && status.current_revision == status.update_revision,
+            update: status.update_revision,
         }
     }
 }
@@ -369,19 +389,24 @@ impl NodePod {
         let status = pod.status.clone().unwrap_or_default();
         let conditions = status.conditions.unwrap_or_default();
         let readiness = conditions.iter().find(|condition| condition.type_ == "Ready");
-        let ready = readiness.is_some_and(|condition| condition.status == "True");
+        let said_ready = readiness.is_some_and(|condition| condition.status == "True");
+        // The kubelet may not have seen yet that the gate was closed.
+        let gate = Gate::of(pod);
+        let ready = said_ready && gate != Gate::Closed;
         let since = readiness.and_then(|condition| condition.last_transition_time.clone());
         let running = status.phase.as_deref() == Some("Running");
         let container = status.container_statuses.unwrap_or_default().into_iter().next();
         let restarts = container.as_ref().map_or(0, |container| container.restart_count);
         let image = container.as_ref().map(|container| container.image_id.clone()).unwrap_or_default();
         let fault = container.as_ref().and_then(fault);
+        let container_ready = container.as_ref().is_some_and(|container| container.ready);
         let waiting = container.and_then(|container| container.state).and_then(|state| state.waiting);
         let unscheduled = conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False");
         let trouble = match (ready, waiting, unscheduled) {
             (true, ..) => String::new(),
             (_, Some(waiting), _) => sentence(waiting.reason, waiting.message),
             (_, _, Some(unscheduled)) => sentence(unscheduled.reason.clone(), unscheduled.message.clone()),
+            _ if gate == Gate::Closed => "it changes in place".to_owned(),
             _ => status.reason.unwrap_or_else(|| "not ready yet".to_owned()),
         };
         Some(NodePod {
@@ -389,6 +414,7 @@ impl NodePod {
             uid: pod.uid().unwrap_or_default(),
             resource_version: pod.resource_version().unwrap_or_default(),
             revision: pod.annotations().get(REVISION_ANNOTATION).cloned().unwrap_or_default(),
+            hash: pod.labels().get(HASH_LABEL).cloned().unwrap_or_default(),
             ready,
             terminating: pod.metadata.deletion_timestamp.is_some(),
             host: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
@@ -397,6 +423,10 @@ impl NodePod {
             fault,
             restarts,
             image,
+            container_ready,
+            gate,
+            moved_at: pod.annotations().get(MOVED_ANNOTATION).and_then(|text| text.parse().ok()),
+            is_endpoint: said_ready,
             address: status.pod_ip.filter(|_| running),
             mounts: Mounts::of(cluster, pod),
             touched: pod.annotations().get(TOUCHED_ANNOTATION).and_then(|text| text.parse().ok()).unwrap_or(0),
@@ -478,6 +508,7 @@ pub(crate) mod tests {
             touched: 0,
             report: None,
             served: None,
+            ..NodePod::default()
         }
     }
 

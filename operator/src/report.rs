@@ -61,6 +61,7 @@ pub fn report(
         Outcome::Stepped { step, .. } => Some(step),
         _ => None,
     }));
+    findings.push(storage::finding(resource, observed));
     let conditions =
         findings.iter().map(|finding| dated(finding, &before, resource.metadata.generation, now)).collect();
     let declared = resource.spec.replicas;
@@ -100,6 +101,7 @@ pub fn report(
     }
     events.extend(transition_events(&before, &status));
     events.extend(certificates::events(&before, &status, certified));
+    events.extend(storage::events(&before, &status, outcome));
     Report { status, events }
 }
 
@@ -132,6 +134,7 @@ fn pod_status(pod: &NodePod) -> PodStatus {
         version,
         configuration_hash,
         items: live_items(pod),
+        medium: storage::medium(pod),
         certificate: certificates::served(pod),
         reason: reason.unwrap_or_default(),
     }
@@ -301,9 +304,9 @@ fn action_events(observed: &Observed, outcome: Outcome<'_>) -> Vec<Event> {
         if set.revision != target.name && !by_steps {
             let note = format!("revision {} with image {}: {moves} nodes change", target.name, target.content.image);
             tell(EventType::Normal, "RolloutStarted", "Rollout", note);
-            let cold =
-                format!("{moves} nodes are replaced, at most {} at once, and begin empty", cluster.max_unavailable);
-            tell(EventType::Warning, "Cold", "Rollout", cold);
+            if let Some(cold) = in_place::cold(cluster, observed, target) {
+                tell(EventType::Warning, "Cold", "Rollout", cold);
+            }
         }
         if set.replicas != step.replicas {
             let note = format!(
@@ -336,6 +339,7 @@ fn action_events(observed: &Observed, outcome: Outcome<'_>) -> Vec<Event> {
         };
         tell(EventType::Normal, reason, "Rollout", note);
     }
+    events.extend(in_place::events(applied));
     events
 }
 
@@ -387,6 +391,8 @@ fn event(type_: EventType, reason: &str, action: &str, note: String) -> Event {
 }
 
 mod certificates;
+mod in_place;
 mod rollout;
+mod storage;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@
 
 pub mod action;
 mod advance;
+pub mod in_place;
 mod plan;
 pub mod policy;
 pub mod record;
@@ -19,6 +20,7 @@ use crate::observe::{NodePod, Observed};
 use crate::revision::{Defaults, Revision, RevisionError};
 
 use advance::Situation;
+use in_place::Move;
 use plan::Plan;
 use record::Record;
 
@@ -34,6 +36,8 @@ pub struct Step {
     pub strategy: Strategy,
     /// Pods to delete now: they are stuck, or of a revision that nothing leads to any more.
     pub delete: Vec<NodePod>,
+    /// Pods that change in place.
+    pub moves: Vec<Move>,
     pub progress: Progress,
     pub phase: Phase,
     /// What is decided, to be stored first.
@@ -138,12 +142,19 @@ pub fn decide(
     let phase = phase(&record, &declared, cluster, &progress);
     let (replicas, delete) = (plan.replicas, plan.delete(strategy));
     let scaling_held = replicas != cluster.replicas;
+    let (strategy, mut moves) = in_place::plan(observed, &target, replicas, strategy);
+    let stable =
+        record.stable.as_deref().and_then(|stable| observed.revisions.iter().find(|known| known.name == stable));
+    let (delete, back) = in_place::back(observed, stable, delete);
+    moves.retain(|ended| back.iter().all(|pod| pod.pod.name != ended.pod.name));
+    moves.extend(back);
     Ok(Decision::Step(Box::new(Step {
         target,
         declared,
         replicas,
         strategy,
         delete,
+        moves,
         progress,
         phase,
         record,
@@ -177,6 +188,7 @@ fn held(cluster: &Cluster, observed: &Observed, declared: Revision, record: Reco
         replicas,
         strategy,
         delete: Vec::new(),
+        moves: in_place::ends(observed, &[]),
         progress,
         phase,
         record,

@@ -6,6 +6,7 @@ pub mod canary;
 pub mod cert_manager;
 pub mod cluster;
 pub mod crash;
+pub mod disks;
 pub mod failure;
 pub mod figures;
 pub mod hit_ratio;

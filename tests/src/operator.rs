@@ -164,7 +164,7 @@ async fn helm(scenario: &Scenario, verb: &[&str], values: &[String]) -> Outcome 
     let watched = format!("watchNamespaces=[\"{namespace}\"]");
     let mut arguments = verb.to_vec();
     arguments.extend([namespace, &chart, "--namespace", namespace, "--wait", "--timeout=300s"]);
-    arguments.extend(["--set", "crd.install=false", "--set-json", &watched]);
+    arguments.extend(["--set", "crd.install=false", "--set", "rbac.hosts=Always", "--set-json", &watched]);
     for value in values {
         arguments.extend(["--set", value]);
     }

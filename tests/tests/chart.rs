@@ -119,6 +119,7 @@ fn effects_beside_pods() -> Vec<Effect> {
             "/metadata/labels/rbac.authorization.k8s.io~1aggregate-to-view",
             Value::Null,
         ),
+        effect("rbac.hosts", json!("Never"), "ClusterRole", "/metadata/labels/gannet.dev~1rights", Value::Null),
         effect(
             "metrics.podMonitor.create",
             json!(true),
@@ -196,6 +197,7 @@ fn unknown_and_impossible_values_are_refused() -> Outcome {
         ("node.memory=\"1Gi\"", "'memory' not allowed"),
         ("crd.keep=true", "'keep' not allowed"),
         ("rbac.create=false", "'create' not allowed"),
+        ("rbac.hosts=\"Sometimes\"", "/rbac/hosts"),
         ("metrics.serviceMonitor={}", "'serviceMonitor' not allowed"),
         ("metrics.podMonitor.enabled=true", "'enabled' not allowed"),
         ("operator.resources.request={}", "'request' not allowed"),

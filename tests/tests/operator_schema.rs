@@ -108,6 +108,61 @@ fn what_makes_no_sense_about_rollouts_is_refused_by_name() -> Outcome {
 }
 
 #[test]
+fn what_makes_no_sense_about_storage_is_refused_by_name() -> Outcome {
+    in_namespace("refuse-storage", async |s| {
+        let claim = json!({"storageClassName": "fast"});
+        let cases = [
+            (json!({"storage": {"medium": "Tape"}}), "spec.storage.medium"),
+            (json!({"storage": {"capacity": "1Gi"}}), "with Memory it follows from spec.node.memory"),
+            (
+                json!({"storage": {"medium": "File"}}),
+                "spec.storage.capacity: PersistentMemory, Hugepages and File need one",
+            ),
+            (json!({"storage": {"medium": "File", "capacity": "big"}}), "spec.storage.capacity"),
+            (json!({"storage": {"medium": "File", "capacity": "1Mi"}}), "spec.storage.capacity 1Mi is too small"),
+            (json!({"storage": {"medium": "Hugepages", "capacity": "33Mi"}}), "is not a multiple of 2Mi"),
+            (json!({"storage": {"volumeClaim": claim}}), "spec.storage.volumeClaim: only"),
+            (
+                json!({"storage": {"medium": "PersistentMemory", "capacity": "1Gi"}}),
+                "PersistentMemory needs the StorageClass",
+            ),
+            (json!({"storage": {"durability": "Interval"}}), "spec.storage.durability: Memory and Hugepages"),
+            (json!({"storage": {"onUnavailable": "Fallback"}}), "spec.storage.onUnavailable: Memory is always there"),
+            (json!({"storage": {"maxAbsence": "a while"}}), "spec.storage.maxAbsence"),
+            (json!({"storage": {"claimRetention": {"whenScaled": "Keep"}}}), "spec.storage.claimRetention.whenScaled"),
+        ];
+        are_refused(s, &cases).await
+    })
+}
+
+#[test]
+fn what_items_are_on_cannot_be_changed() -> Outcome {
+    in_namespace("fixed", async |s| {
+        let file = json!({"medium": "File", "capacity": "64Mi", "volumeClaim": {"storageClassName": "fast"}});
+        s.declare("demo", json!({"storage": file})).await?;
+        s.declare("plain", json!({})).await?;
+        for (name, change, expected) in [
+            ("demo", json!({"medium": "Hugepages"}), "spec.storage.medium cannot be changed"),
+            ("demo", json!({"capacity": "128Mi"}), "spec.storage.capacity cannot be changed"),
+            (
+                "demo",
+                json!({"volumeClaim": {"storageClassName": "slow"}}),
+                "spec.storage.volumeClaim cannot be changed",
+            ),
+            ("demo", json!({"volumeClaim": null}), "spec.storage.volumeClaim cannot be changed"),
+            ("plain", json!({"medium": "File", "capacity": "64Mi"}), "spec.storage.medium cannot be changed"),
+        ] {
+            let refusal = s.change(name, json!({"storage": change})).await.err().map(|failure| failure.to_string());
+            let words = refusal.ok_or_else(|| Failure::new(format!("{change} is accepted")))?;
+            assert!(words.contains(expected), "{change}: {words}");
+        }
+        let free = json!({"maxAbsence": "1m", "claimRetention": {"whenScaled": "Retain"}, "durability": "Interval"});
+        s.change("demo", json!({"storage": free})).await?;
+        Ok(())
+    })
+}
+
+#[test]
 fn what_makes_no_sense_about_certificates_is_refused_by_name() -> Outcome {
     in_namespace("refuse-tls", async |s| {
         let cases = [
@@ -194,6 +249,14 @@ fn what_makes_sense_is_accepted() -> Outcome {
                 "mode": "Strict",
                 "issuer": {"type": "Secret", "name": "ours"},
                 "identities": ["DNS:web.shop.svc", "URI:spiffe://shop/web"],
+            }}),
+            json!({"storage": {"medium": "Hugepages", "capacity": "64Mi", "onUnavailable": "Fallback"}}),
+            json!({"storage": {"medium": "File", "capacity": "256Mi", "durability": "Interval", "maxAbsence": "0s"}}),
+            json!({"storage": {
+                "medium": "PersistentMemory",
+                "capacity": "64Gi",
+                "volumeClaim": {"storageClassName": "optane-dax"},
+                "nodeRequirements": [{"key": "example.org/fsdax", "operator": "Exists"}],
             }}),
             json!({"podTemplate": {"labels": {"a": "b"}, "tolerations": [{"operator": "Exists"}]}}),
         ];

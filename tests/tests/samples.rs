@@ -6,7 +6,11 @@ use std::fs;
 use config::{Budget, Bytes, Config, Duration, Tls};
 use gannet_crds::{CacheCluster, CacheClusterSpec, TlsMode};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::core::v1::PersistentVolume;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tests::bed::{VERSION, repository};
 use tests::failure::{Failure, Outcome};
@@ -53,9 +57,33 @@ fn they_say_only_what_the_types_know() -> Outcome {
         assert_eq!(object["apiVersion"], "gannet.dev/v1alpha1", "{file}");
     }
     for (file, object) in objects()?.iter().filter(|(_, object)| object["kind"] != "CacheCluster") {
-        let known: HorizontalPodAutoscaler = serde_json::from_value(object.clone())?;
-        let unknown = missing_in(&serde_json::to_value(&known)?, object, "");
+        let unknown = match object["kind"].as_str() {
+            Some("HorizontalPodAutoscaler") => unknown_in::<HorizontalPodAutoscaler>(object)?,
+            Some("StorageClass") => unknown_in::<StorageClass>(object)?,
+            Some("PersistentVolume") => unknown_in::<PersistentVolume>(object)?,
+            kind => return Err(Failure::new(format!("{file}: {kind:?} is not looked at here"))),
+        };
         assert!(unknown.is_empty(), "{file}: {unknown:?}");
+    }
+    Ok(())
+}
+
+/// What Kubernetes' own types do not know of an object.
+fn unknown_in<K: Serialize + DeserializeOwned>(object: &Value) -> Outcome<Vec<String>> {
+    let known: K = serde_json::from_value(object.clone())?;
+    Ok(missing_in(&serde_json::to_value(&known)?, object, ""))
+}
+
+#[test]
+fn volumes_are_those_that_are_claimed() -> Outcome {
+    let objects = objects()?;
+    let volumes: Vec<&Value> = objects.iter().map(|(_, o)| o).filter(|o| o["kind"] == "PersistentVolume").collect();
+    let cluster = objects.iter().map(|(_, o)| o).find(|o| o["metadata"]["name"] == "optane").unwrap_or(&Value::Null);
+    let storage = &cluster["spec"]["storage"];
+    assert_eq!(cluster["spec"]["replicas"].as_u64(), Some(volumes.len() as u64), "one for each node");
+    for volume in volumes {
+        assert_eq!(volume["spec"]["storageClassName"], storage["volumeClaim"]["storageClassName"]);
+        assert_eq!(volume["spec"]["capacity"]["storage"], storage["capacity"]);
     }
     Ok(())
 }

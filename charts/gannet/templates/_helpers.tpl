@@ -78,6 +78,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, patch, delete]
+# A pod that changes in place leaves the endpoints first, by its readiness gate.
+- apiGroups: [""]
+  resources: [pods/status]
+  verbs: [patch]
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [list]
+# Claims of volumes whose host is gone are given up when the user says so.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get, delete]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

@@ -5,19 +5,21 @@ use std::collections::BTreeMap;
 use gannet_crds::PodTemplate;
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapProjection, ConfigMapVolumeSource, Container, ContainerPort, HTTPGetAction, KeyToPath,
-    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ProjectedVolumeSource, ResourceRequirements, SeccompProfile,
-    SecretProjection, SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
-    VolumeProjection,
+    PodReadinessGate, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ProjectedVolumeSource, ResourceRequirements,
+    SeccompProfile, SecretProjection, SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume,
+    VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{config_map, labels};
+use super::{config_map, labels, storage};
 use crate::cluster::{ADMIN_TLS_FOLDER, Cluster, TLS_FOLDER};
 use crate::given::STEM;
 use crate::material::BUNDLE;
+use crate::observe::gate::GATE;
 use crate::revision::config_map_name;
+use crate::storage::Volume as Items;
 use crate::tls::Names;
 
 /// The container's name.
@@ -69,11 +71,14 @@ pub fn template(cluster: &Cluster, image: &str, configuration: &str) -> PodTempl
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
             ..PodSecurityContext::default()
         }),
+        // Taken out of the endpoints by it, a pod can change its image and keep its items.
+        readiness_gates: matches!(cluster.shape.volume, Items::Memory(_))
+            .then(|| vec![PodReadinessGate { condition_type: GATE.to_owned() }]),
         topology_spread_constraints: Some(spread),
         node_selector: (!node_selector.is_empty()).then_some(node_selector),
         tolerations: (!tolerations.is_empty()).then_some(tolerations),
         image_pull_secrets: (!image_pull_secrets.is_empty()).then_some(image_pull_secrets),
-        affinity,
+        affinity: storage::affinity(affinity, &cluster.inputs.storage.node_requirements),
         priority_class_name,
         ..PodSpec::default()
     };
@@ -111,6 +116,7 @@ fn volumes(cluster: &Cluster, configuration: &str) -> Vec<Volume> {
         Some(given) => volumes.push(given_volume(given, names.identities())),
         None => volumes.push(secret(TLS_VOLUME, names.node_tls())),
     }
+    volumes.extend(storage::volume(cluster.shape.volume));
     volumes
 }
 
@@ -146,6 +152,7 @@ fn volume_mounts(cluster: &Cluster) -> Vec<VolumeMount> {
     if cluster.shape.config.tls.is_some() {
         mounts.push(mount(TLS_VOLUME, TLS_FOLDER));
     }
+    mounts.push(storage::mount());
     mounts
 }
 
@@ -156,7 +163,10 @@ fn pod_labels(cluster: &Cluster) -> BTreeMap<String, String> {
 }
 
 fn container(cluster: &Cluster, image: &str) -> Container {
-    let memory = Quantity(cluster.shape.memory.to_string());
+    let mut limits = storage::resources(cluster.shape.volume);
+    limits.insert("memory".to_owned(), Quantity(cluster.shape.memory.to_string()));
+    let mut requests = limits.clone();
+    requests.insert("cpu".to_owned(), cpu(cluster.shape.cpu_millis));
     let port = |name: &str, port: u16| ContainerPort {
         name: Some(name.to_owned()),
         container_port: i32::from(port),
@@ -173,11 +183,8 @@ fn container(cluster: &Cluster, image: &str) -> Container {
             port("admin", config::ADMIN_PORT),
         ]),
         resources: Some(ResourceRequirements {
-            requests: Some(BTreeMap::from([
-                ("cpu".to_owned(), cpu(cluster.shape.cpu_millis)),
-                ("memory".to_owned(), memory.clone()),
-            ])),
-            limits: Some(BTreeMap::from([("memory".to_owned(), memory)])),
+            requests: Some(requests),
+            limits: Some(limits),
             ..ResourceRequirements::default()
         }),
         readiness_probe: Some(probe("/readyz", READINESS_SECONDS)),

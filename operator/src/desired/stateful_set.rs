@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::{
     RollingUpdateStatefulSetStrategy, StatefulSet, StatefulSetSpec, StatefulSetUpdateStrategy,
 };
 
-use super::labels;
+use super::{labels, storage};
 use crate::cluster::Cluster;
 use crate::revision::REVISION_ANNOTATION;
 use crate::rollout::{Step, Strategy};
@@ -25,6 +25,8 @@ pub fn build(cluster: &Cluster, step: &Step) -> StatefulSet {
             update_strategy: Some(update_strategy(step.strategy)),
             revision_history_limit: Some(i32::try_from(crate::revision::KEPT_REVISIONS).unwrap_or(i32::MAX)),
             template,
+            volume_claim_templates: storage::claims(cluster),
+            persistent_volume_claim_retention_policy: storage::retention(cluster),
             ..StatefulSetSpec::default()
         }),
         ..StatefulSet::default()

@@ -52,6 +52,7 @@ fn scene(spec: Value, ready: [bool; 3]) -> Scene {
             revision: revision.clone(),
             settled: true,
             current: true,
+            update: None,
         }),
         revisions: vec![first.target],
         pods: ready.iter().zip(0..).map(|(ready, ordinal)| pod(ordinal, &revision, *ready)).collect(),

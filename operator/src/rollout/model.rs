@@ -273,8 +273,15 @@ impl World {
             Strategy::OnDelete => (0, true),
         };
         let current = self.current == revision;
-        self.observed.set =
-            Some(Set { replicas: step.replicas, partition, on_delete, revision, settled: !is_new, current });
+        self.observed.set = Some(Set {
+            replicas: step.replicas,
+            partition,
+            on_delete,
+            revision,
+            settled: !is_new,
+            current,
+            update: None,
+        });
         self.observed.pods.retain(|pod| !step.delete.iter().any(|deleted| deleted.uid == pod.uid));
     }
 

@@ -35,6 +35,7 @@ fn running(revision: &Revision, pods: i32) -> Observed {
             revision: revision.name.clone(),
             settled: true,
             current: true,
+            update: None,
         }),
         revisions: vec![revision.clone()],
         pods: (0..pods).map(|ordinal| pod(ordinal, &revision.name, true)).collect(),
@@ -52,6 +53,7 @@ fn play(observed: &mut Observed, step: &Step, stable: &str, heals: impl Fn(&str,
         revision: String::new(),
         settled: true,
         current: true,
+        update: None,
     });
     set.replicas = step.replicas;
     set.revision = step.target.name.clone();
