@@ -142,7 +142,8 @@ impl Segments {
 }
 
 // They need mapped files, which miri does not know.
-#[cfg(all(test, not(miri)))]
+#[cfg(test)]
+#[cfg(not(miri))]
 mod tests {
     use std::collections::HashMap;
     use std::fs;
