@@ -16,7 +16,8 @@ pub struct Before {
     /// The UIDs of these pods: one that was replaced since is cold, and no peer any more.
     #[serde(default)]
     pub lives: BTreeMap<String, String>,
-    pub noise: BTreeMap<Name, Noise>,
+    /// How far each of them wandered.
+    pub noise: BTreeMap<Name, BTreeMap<String, Noise>>,
 }
 
 /// Room for it in an annotation, beside the rest: Kubernetes allows 256 KiB for all of them.
@@ -47,7 +48,7 @@ impl Before {
         let lives = lives.iter().map(|(pod, uid)| ((*pod).to_owned(), (*uid).to_owned())).collect();
         let mut before = Before { pods, lives, noise: BTreeMap::new() };
         let slow = before.slow();
-        before.noise = metrics.iter().map(|metric| (metric.name, Noise::of(metric, &slow, &rows))).collect();
+        before.noise = metrics.iter().map(|metric| (metric.name, Noise::by_pod(metric, &slow, &rows))).collect();
         before.fit();
         before
     }

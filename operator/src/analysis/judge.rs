@@ -1,7 +1,7 @@
 //! One metric, one look.
 
 use super::metric::{Compare, FEWEST_BEYOND, Metric, Name, Value};
-use super::noise::{Noise, Odds};
+use super::noise::{Noise, Noises, Odds};
 use super::window::Window;
 
 /// What came of a look.
@@ -54,7 +54,7 @@ const SHARP: f64 = 2.0;
 
 /// Judges one metric.
 #[must_use]
-pub fn judge(metric: &Metric, canaries: &[Pair<'_>], peers: &[Pair<'_>], noise: Noise) -> Judgement {
+pub fn judge(metric: &Metric, canaries: &[Pair<'_>], peers: &[Pair<'_>], noises: Noises) -> Judgement {
     let nothing = |why: &str| Judgement {
         name: metric.name,
         verdict: Verdict::Inconclusive(why.to_owned()),
@@ -69,22 +69,41 @@ pub fn judge(metric: &Metric, canaries: &[Pair<'_>], peers: &[Pair<'_>], noise: 
         return nothing("there is nothing to measure it by");
     };
     let effect = canary.change() - peer.change();
-    let chance = noise.factor() * (canary.variance() + peer.variance());
-    let spread = metric.name.restart_spread(metric.compare, canary.before.at).powi(2) / canaries.len() as f64;
-    let error = (chance + spread).sqrt();
+    let chance = noises.canaries.variance(canary.variance(), canary.windows)
+        + noises.peers.variance(peer.variance(), peer.windows);
+    let restarted = metric.name.restart_spread(metric.compare, canary.before.at).powi(2) / canaries.len() as f64;
+    let drift = drift(metric, peers, noises.peers) * ((canaries.len() as f64).recip() + (peers.len() as f64).recip());
+    let error = (chance + restarted + drift).sqrt();
     let expected = match metric.compare {
         Compare::Difference => canary.now.at - effect,
         Compare::Ratio => canary.now.at / effect.exp(),
     };
+    let expected = if metric.name.is_share() { expected.clamp(0.0, 1.0) } else { expected };
     // A lower limit is an upper one, seen in the mirror.
     let limit = if metric.compare == Compare::Ratio { metric.limit.ln() } else { metric.limit };
     let (effect, limit) = if metric.at_least { (-effect, -limit) } else { (effect, limit) };
     let verdict = if metric.name.is_of_the_tail() && beyond(metric.name, canaries) < FEWEST_BEYOND {
         Verdict::Gathering
     } else {
-        verdict(effect, limit, error, noise)
+        verdict(effect, limit, error, noises.canaries)
     };
     Judgement { name: metric.name, verdict, canary: canary.now.at, expected, error }
+}
+
+/// How much further the peers' changes are apart than their windows say: the variance of what drifts too slowly to be seen from one
+/// window to the next, pod by pod.
+fn drift(metric: &Metric, peers: &[Pair<'_>], noise: Noise) -> f64 {
+    let alone = peers.iter().filter_map(|peer| Change::of(metric, std::slice::from_ref(peer)));
+    let changes: Vec<(f64, f64)> =
+        alone.map(|change| (change.change(), noise.variance(change.variance(), change.windows))).collect();
+    if changes.len() < 2 {
+        return 0.0;
+    }
+    let many = changes.len() as f64;
+    let mean = changes.iter().map(|(change, _)| change).sum::<f64>() / many;
+    let seen = changes.iter().map(|(change, _)| (change - mean).powi(2)).sum::<f64>() / (many - 1.0);
+    let known = changes.iter().map(|(_, variance)| variance).sum::<f64>() / many;
+    (seen - known).max(0.0)
 }
 
 /// What a change comes to, beside its limit and one standard error.
@@ -137,10 +156,14 @@ fn beyond(name: Name, pairs: &[Pair<'_>]) -> f64 {
 struct Change {
     before: Value,
     now: Value,
+    /// One by the number of windows, before and now, added up.
+    windows: f64,
 }
 
 impl Change {
     fn of(metric: &Metric, pairs: &[Pair<'_>]) -> Option<Change> {
+        let parts = |of: fn(&Pair<'_>) -> u32| f64::from(pairs.iter().map(of).sum::<u32>().max(1));
+        let windows = parts(|pair| pair.before.parts).recip() + parts(|pair| pair.now.parts).recip();
         match metric.name {
             // What is slow is another thing for each pod: shares are counted apart and added up.
             Name::SlowShare => {
@@ -152,13 +175,13 @@ impl Change {
                     }
                 }
                 let [before, now] = sums.map(|(count, of)| super::metric::share(count, of, metric.compare));
-                Some(Change { before: before?, now: now? })
+                Some(Change { before: before?, now: now?, windows })
             }
             _ => {
                 let before = Window::sum(pairs.iter().map(|pair| pair.before));
                 let now = Window::sum(pairs.iter().map(|pair| &pair.now));
                 let value = |window| metric.name.value(window, u64::MAX, metric.compare);
-                Some(Change { before: value(&before)?, now: value(&now)? })
+                Some(Change { before: value(&before)?, now: value(&now)?, windows })
             }
         }
     }

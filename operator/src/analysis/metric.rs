@@ -82,6 +82,12 @@ impl Name {
         }
     }
 
+    /// Whether it is a share of something.
+    #[must_use]
+    pub fn is_share(self) -> bool {
+        matches!(self, Name::ErrorRatio | Name::SlowShare | Name::HitRatio)
+    }
+
     /// Whether it takes a whole analysis to gather enough of what it counts.
     #[must_use]
     pub fn is_of_the_tail(self) -> bool {

@@ -7,24 +7,44 @@ use serde::{Deserialize, Serialize};
 use super::metric::Metric;
 use super::window::Window;
 
-/// How much wider than by chance alone a metric was seen to wander: a sum of squares, each in units of the variance that chance
-/// gives, and how many of them were free. Sums of several observations add up.
+/// How far a metric was seen to wander from window to window. Sums of several observations add up.
+///
+/// Chance alone makes a share of requests wander, and how far is known. What real nodes wander beyond that comes on top of it and is no
+/// multiple of it: where all look-ups are hits, chance gives nothing, and the least stir would be a thousand times as much.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Noise {
-    pub sum: f64,
+    /// The sum of the squares that were seen.
+    pub seen: f64,
+    /// What chance alone gives of it.
+    pub chance: f64,
+    /// How many of the squares were free.
     pub free: f64,
 }
 
-/// Before anything was seen, a metric is taken to wander so much wider than by chance alone...
-const PRIOR: f64 = 2.0;
-/// ...and that counts as so many observations.
+/// The noise of the two sides of a comparison.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Noises {
+    pub canaries: Noise,
+    pub peers: Noise,
+}
+
+/// Before anything was seen, variances are taken to be twice what chance gives, and that counts as so many observations.
 const PRIOR_WEIGHT: f64 = 4.0;
+/// A sum of squares below this is none.
+const LEAST: f64 = 1e-12;
+/// What was seen of all pods counts no more than so many observations of one.
+const OTHERS_WEIGHT: f64 = 8.0;
 
 /// How seldom chance goes that far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Odds {
     InAHundred,
     InAThousand,
+}
+
+/// With so few digits that it is read back as it was written: a record that comes back otherwise would be written again for ever.
+fn short(value: f64) -> f64 {
+    if value < LEAST { 0.0 } else { format!("{value:.8e}").parse().unwrap_or(value) }
 }
 
 impl Odds {
@@ -38,11 +58,15 @@ impl Odds {
 }
 
 impl Noise {
-    /// From windows of several pods in the same stretches of time. What a pod always has, and what a stretch brought to
-    /// all of them, is taken off; what remains is noise.
+    /// By pod, from windows of several pods in the same stretches of time. What a pod always has, and what a stretch brought to all
+    /// of them, is taken off; what remains is noise.
     #[must_use]
-    pub fn of(metric: &Metric, slow: &BTreeMap<String, u64>, ticks: &[BTreeMap<&str, &Window>]) -> Noise {
-        let Some(first) = ticks.first() else { return Noise::default() };
+    pub fn by_pod(
+        metric: &Metric,
+        slow: &BTreeMap<String, u64>,
+        ticks: &[BTreeMap<&str, &Window>],
+    ) -> BTreeMap<String, Noise> {
+        let Some(first) = ticks.first() else { return BTreeMap::new() };
         // Only pods that were there all the time: the rest would mix levels with noise.
         let pods: Vec<&str> =
             first.keys().copied().filter(|pod| ticks.iter().all(|tick| tick.contains_key(pod))).collect();
@@ -58,7 +82,7 @@ impl Noise {
             .collect();
         let (many, times) = (pods.len(), rows.len());
         if many < 2 || times < 2 {
-            return Noise::default();
+            return BTreeMap::new();
         }
         let cells = (many * times) as f64;
         let mean = rows.iter().flatten().map(|(y, _)| y).sum::<f64>() / cells;
@@ -66,26 +90,44 @@ impl Noise {
             rows.iter().map(|row| row.iter().map(|(y, _)| y).sum::<f64>() / many as f64 - mean).collect();
         let of_pod: Vec<f64> =
             (0..many).map(|pod| rows.iter().map(|row| row[pod].0).sum::<f64>() / times as f64 - mean).collect();
-        let mut sum = 0.0;
-        for (row, at_time) in rows.iter().zip(&of_time) {
-            for ((y, variance), at_pod) in row.iter().zip(&of_pod) {
-                if *variance > 0.0 {
-                    sum += (y - mean - at_time - at_pod).powi(2) / variance;
-                }
+        let free = ((many - 1) * (times - 1)) as f64 / many as f64;
+        let noise_of = |(index, pod): (usize, &&str)| {
+            let (mut seen, mut variances) = (0.0, 0.0);
+            for (row, at_time) in rows.iter().zip(&of_time) {
+                let (y, variance) = row[index];
+                seen += (y - mean - at_time - of_pod[index]).powi(2);
+                variances += variance;
             }
-        }
-        Noise { sum, free: ((many - 1) * (times - 1)) as f64 }
+            let chance = free * variances / times as f64;
+            ((*pod).to_owned(), Noise { seen: short(seen), chance: short(chance), free: short(free) })
+        };
+        pods.iter().enumerate().map(noise_of).collect()
     }
 
     #[must_use]
-    pub fn and(self, other: Noise) -> Noise {
-        Noise { sum: self.sum + other.sum, free: self.free + other.free }
+    pub fn sum<'a>(noises: impl IntoIterator<Item = &'a Noise>) -> Noise {
+        noises.into_iter().fold(Noise::default(), |sum, noise| Noise {
+            seen: sum.seen + noise.seen,
+            chance: sum.chance + noise.chance,
+            free: sum.free + noise.free,
+        })
     }
 
-    /// By what factor variances are wider than by chance alone; never narrower.
+    /// With what was seen of others beside it: one pod may wander more than the next, but a few windows of its own say little.
     #[must_use]
-    pub fn factor(self) -> f64 {
-        ((PRIOR * PRIOR_WEIGHT + self.sum) / (PRIOR_WEIGHT + self.free)).max(1.0)
+    pub fn beside(self, others: Noise) -> Noise {
+        let share = if others.free > OTHERS_WEIGHT { OTHERS_WEIGHT / others.free } else { 1.0 };
+        let scaled = Noise { seen: others.seen * share, chance: others.chance * share, free: others.free * share };
+        Noise::sum([&self, &scaled])
+    }
+
+    /// The variance of a difference to which chance gives `chance`, and which is between means of windows whose numbers'
+    /// reciprocals add up to `windows`.
+    #[must_use]
+    pub fn variance(self, chance: f64, windows: f64) -> f64 {
+        let doubt = 1.0 + PRIOR_WEIGHT / (PRIOR_WEIGHT + self.free);
+        let beyond = if self.free > 0.0 { (self.seen - self.chance).max(0.0) / self.free } else { 0.0 };
+        chance * doubt + beyond * windows
     }
 
     /// How many standard errors are surpassed by chance so seldom: Student's t, since the noise itself is only known from so many

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::before::Before;
 use super::judge::{Judgement, Pair, Verdict, judge};
 use super::metric::{Metric, Name, Side};
-use super::noise::Noise;
+use super::noise::{Noise, Noises};
 use super::window::{Cell, Tick, Window};
 
 /// An analysis as declared.
@@ -284,9 +284,12 @@ fn judge_look(metric: &Metric, look: &Look<'_>, gathered: &Gathered<'_>, before:
             return Judgement { name: metric.name, verdict, canary: f64::NAN, expected: f64::NAN, error: f64::NAN };
         }
     };
-    let known = before.noise.get(&metric.name).copied().unwrap_or_default();
-    let noise = known.and(Noise::of(metric, &gathered.slow, &gathered.peers));
-    judge(metric, &pairs(&look.canaries), &peers, noise)
+    let empty = BTreeMap::new();
+    let known = before.noise.get(&metric.name).unwrap_or(&empty);
+    let since = Noise::by_pod(metric, &gathered.slow, &gathered.peers);
+    let all = Noise::sum(known.values().chain(since.values()));
+    let own = Noise::sum(look.canaries.keys().filter_map(|pod| known.get(*pod)));
+    judge(metric, &pairs(&look.canaries), &peers, Noises { canaries: own.beside(all), peers: all })
 }
 
 /// The metrics that are judged where none are declared.

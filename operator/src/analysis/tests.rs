@@ -2,7 +2,7 @@ use config::Latencies;
 use jiff::{Timestamp, ToSpan};
 
 use super::judge::{Pair, judge};
-use super::noise::Noise;
+use super::noise::{Noise, Noises};
 use super::{Analysis, Before, Cell, Compare, Metric, Name, Outcome, Side, Sides, Tick, Verdict, Window, tally};
 
 const ANALYSIS: Analysis = Analysis {
@@ -152,6 +152,12 @@ fn the_control_is_the_pod_that_was_restarted_too() {
     assert!(matches!(tally(&ANALYSIS, &metrics, &before, none, &later).outcome, Outcome::Inconclusive(_)));
 }
 
+/// Both sides wander alike.
+fn both(variance: f64) -> Noises {
+    let noise = Noise { seen: 60.0 * variance, chance: 0.0, free: 60.0 };
+    Noises { canaries: noise, peers: noise }
+}
+
 type Spoil = fn(&mut Window);
 
 #[test]
@@ -175,7 +181,7 @@ fn each_metric_sees_what_it_is_for() {
         let pair = |now: Window| Pair { before: &before, slow: 4000, now };
         let judged = |canary: Window| {
             let peers = [pair(better(metric.name)), pair(better(metric.name))];
-            judge(&metric, &[pair(canary)], &peers, Noise { sum: 60.0, free: 60.0 }).verdict
+            judge(&metric, &[pair(canary)], &peers, both(0.0)).verdict
         };
         assert_eq!(judged(better(metric.name)), Verdict::Pass, "{:?}", metric.name);
         let mut spoilt = better(metric.name);
@@ -189,6 +195,23 @@ fn a_metric_that_wanders_by_itself_needs_more_to_fail() {
     let before = window(1, 50);
     let pair = |missed| Pair { before: &before, slow: 4000, now: window(1, missed) };
     let judged = |noise| judge(&hits(), &[pair(75)], &[pair(50), pair(50)], noise).verdict;
-    assert_eq!(judged(Noise { sum: 60.0, free: 60.0 }), Verdict::Fail);
-    assert!(matches!(judged(Noise { sum: 60.0 * 900.0, free: 60.0 }), Verdict::Inconclusive(_)));
+    assert_eq!(judged(both(0.0)), Verdict::Fail);
+    assert!(matches!(judged(both(1e-4)), Verdict::Inconclusive(_)));
+}
+
+#[test]
+fn pods_that_hit_everything_and_stirred_once_do_not_hide_a_tenth_of_the_hits() {
+    let metrics = [hits()];
+    let first = [window(1, 3), window(1, 1), window(1, 12)];
+    let earlier: Vec<Tick> = (0..6)
+        .map(|number| {
+            let windows = if number == 0 { first.clone() } else { [window(1, 0), window(1, 0), window(1, 0)] };
+            tick(number, &windows.map(Ok), "old")
+        })
+        .collect();
+    let after = |number| tick(number, &[Ok(window(1, 0)), Ok(window(1, 0)), Ok(window(1, 120))], "new");
+    let later: Vec<Tick> = (6..12).map(after).collect();
+    let sides = Sides { target: "new", stable: "old", canaries: 1, control: None };
+    let tally = tally(&ANALYSIS, &metrics, &Before::of(&earlier, "old", &metrics), sides, &later);
+    assert!(matches!(&tally.outcome, Outcome::Failed(why) if why.starts_with("hitRatio 88.00 %")), "{tally:?}");
 }

@@ -52,7 +52,7 @@ pub fn advance(record: &mut Record, s: Situation<'_>, notes: &mut Vec<Note>) -> 
         let why = if stable == s.declared { "the spec asks for the stable revision again" } else { "the spec changed" };
         notes.push(note("RolloutSuperseded", format!("the rollout of {} has ended: {why}", run.target)));
         let is_whole = run.before.pods.len() >= s.observed.pods.len().min(MOST_PODS);
-        known = Some(run.before).filter(|_| run.prepared && is_whole);
+        known = Some(run.before).filter(|before| run.prepared && is_whole && s.is_of_these(before, &stable));
     }
     if stable == s.declared || (record.run.is_none() && record.rejection_of(s.declared).is_some()) {
         return None;
@@ -227,6 +227,10 @@ impl Situation<'_> {
 
     /// Whether it is known how the pods did before. Where it is not, they are looked at first, but not for ever.
     fn prepare(&self, run: &mut Run, stable: &str) -> bool {
+        let is_untouched = run.step == 0 && self.observed.pods.iter().all(|pod| pod.revision == stable);
+        if run.prepared && is_untouched && !self.is_of_these(&run.before, stable) {
+            run.restart(self.now);
+        }
         if run.prepared {
             return true;
         }
@@ -252,6 +256,12 @@ impl Situation<'_> {
         run.prepared = true;
         run.since = self.now;
         true
+    }
+
+    /// Whether what is known of the time before was done by the stable pods that there are.
+    fn is_of_these(&self, before: &Before, stable: &str) -> bool {
+        let mut pods = self.observed.pods.iter().filter(|pod| pod.revision == stable);
+        pods.all(|pod| before.lives.get(&pod.name).is_none_or(|uid| *uid == pod.uid))
     }
 
     /// Where a metric asks for a control, the pod below the first canaries is it.

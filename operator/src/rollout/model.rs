@@ -476,6 +476,21 @@ fn a_set_that_was_deleted_comes_back_stable_first() {
 }
 
 #[test]
+fn pods_that_are_all_new_are_looked_at_anew() {
+    let mut world = World::new(1);
+    world.version = GOOD;
+    world.round();
+    world.happens(&Event::Ask("pause", true));
+    world.happens(&Event::Pause(true));
+    world.happens(&Event::DeleteSet);
+    world.settle();
+    world.happens(&Event::Pause(false));
+    world.happens(&Event::Ask("resume", true));
+    world.settle();
+    assert_eq!(world.phase, Some(Phase::Stable), "{:?}", world.observed.record);
+}
+
+#[test]
 fn a_canary_that_was_replaced_is_looked_at_anew() {
     let mut world = World::new(1);
     world.version = GOOD;
