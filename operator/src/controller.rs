@@ -197,8 +197,8 @@ async fn reconcile(resource: &CacheCluster, context: &Context) -> Result<Action,
     let asker = Asker { admin: &speaker, looks: &context.looks, now };
     let mut observed = observe::observe(&context.client, resource, tls.as_ref().ok(), &asker).await?;
     let interval = look(context, resource, &mut observed, now);
-    apply::moves::moves(&context.client, &resource.namespace().unwrap_or_default(), &in_place::newcomers(&observed))
-        .await?;
+    let namespace = resource.namespace().unwrap_or_default();
+    let joined = apply::moves::moves(&context.client, &namespace, &in_place::newcomers(&observed)).await;
     let certified = match &tls {
         // Before all else, and whatever else is wrong or paused: a certificate that ends is an outage.
         Ok(tls) => match certify(context, resource, tls, &observed, now).await? {
@@ -207,6 +207,8 @@ async fn reconcile(resource: &CacheCluster, context: &Context) -> Result<Action,
         },
         Err(invalid) => Err(invalid.clone()),
     };
+    // Told only now: a pod that cannot be written to must not hold certificates up, nor they it.
+    joined?;
     let tell = async |outcome: Outcome<'_>, again: Duration| {
         let again = again_for(&certified).min(again);
         tell(context, resource, &observed, outcome, &certified, again).await
