@@ -215,7 +215,10 @@ fn target(record: &Record, cluster: &Cluster, observed: &Observed, declared: &Re
         // A StatefulSet that was deleted comes back as it was before; only when its controller has taken note of the stable
         // revision can pods be of two.
         (Some(_), None) => false,
-        (Some(_), Some(set)) => set.revision != stable.name || (set.settled && set.current),
+        (Some(_), Some(set)) if set.revision == stable.name => set.settled && set.current,
+        // All pods had changed to a revision that was superseded before it was stable: below a partition they would come back
+        // on that one, for ever. So they go back to the stable one first.
+        (Some(_), Some(set)) => set.revision == declared.name || !set.current,
         (None, _) if record.rejection_of(&declared.name).is_some() => false,
         (None, _) => !advance::goes_by_steps(cluster),
     };

@@ -147,6 +147,7 @@ impl World {
             Event::LoseData(rounds) => self.lost_data = rounds,
             Event::KillOperator(halfway) => {
                 if halfway && let Some(step) = self.decided() {
+                    self.check(&step);
                     self.store(&step);
                 }
                 self.observed.ticks.clear();
@@ -473,6 +474,25 @@ fn a_set_that_was_deleted_comes_back_stable_first() {
     world.settle();
     assert_eq!(world.phase, Some(Phase::Stable));
     assert!(!world.revisions().contains(&before.as_str()));
+}
+
+#[test]
+fn a_version_that_all_pods_changed_to_is_superseded_before_it_is_stable() {
+    let mut world = World::new(1);
+    world.version = GOOD;
+    let all_changed = |world: &World| {
+        let target =
+            world.observed.record.as_ref().and_then(|record| record.run.as_ref()).map(|run| run.target.clone());
+        target.is_some_and(|target| world.revisions().iter().all(|name| *name == target))
+    };
+    while !all_changed(&world) {
+        world.round();
+    }
+    world.happens(&Event::Ask("pause", true));
+    world.settle();
+    world.version = NEVER_TRIED;
+    world.settle();
+    assert_eq!(world.phase, Some(Phase::Stable), "{:?}", world.observed.record);
 }
 
 #[test]
