@@ -58,8 +58,8 @@ const ANALYSIS: Analysis = Analysis {
     inconclusive_limit: 5,
     consecutive_error_limit: 4,
 };
-/// Recorded seconds of one stretch.
-const SECONDS: usize = 15;
+/// Recorded seconds of one stretch: the default interval, as all of the analysis is the default one.
+const SECONDS: usize = 30;
 
 /// What became of so many rollouts.
 #[derive(Debug, Default)]
@@ -221,8 +221,8 @@ fn rollouts() -> usize {
 fn an_identical_version_is_promoted() {
     let ends = replay(Fault::Nothing, rollouts());
     assert!(ends.rolled_back * 100 <= rollouts(), "{ends:?}");
-    // The others pause: a tail that is in doubt to the last is somebody's to decide.
-    assert!(ends.promoted * 100 >= rollouts() * 90, "{ends:?}");
+    // The others pause: a tail that is in doubt to the last is somebody's to decide. That is a false alarm too.
+    assert!(ends.promoted * 100 >= rollouts() * 99, "{ends:?}");
 }
 
 #[test]
