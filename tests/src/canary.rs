@@ -76,11 +76,11 @@ pub async fn load_misbehaving() -> Outcome {
 /// Loads the nodes as an application does that stores what it misses.
 ///
 /// # Errors
-/// Where the load generator was not built.
-pub fn load(s: &Scenario, replicas: u32) -> Outcome<Load> {
+/// Where the load generator was not built, or a node's name stays unknown.
+pub async fn load(s: &Scenario, replicas: u32) -> Outcome<Load> {
     let addresses = s.addresses("demo", usize::try_from(replicas)?);
     let rate = (RATE * replicas).to_string();
-    Load::plain(&addresses, &["--rate", &rate, "--set-on-miss", "--keys", "600", "--popularity", "zipf:0.9"])
+    Load::plain(&addresses, &["--rate", &rate, "--set-on-miss", "--keys", "600", "--popularity", "zipf:0.9"]).await
 }
 
 impl Scenario {

@@ -5,10 +5,13 @@ use std::path::Path;
 use std::process::Stdio;
 
 use serde::Deserialize;
+use tokio::net::lookup_host;
 use tokio::process::{Child, Command};
 
+use crate::ensure;
 use crate::failure::{Failure, Outcome};
 use crate::process::Process;
+use crate::scenario::{NOTICED, until};
 
 /// A machine that tests share gives each a little: what is asked is how many fail, not how fast they are.
 const RATE: &str = "120";
@@ -53,8 +56,9 @@ impl Load {
     /// Starts on these nodes, with the `ca.crt`, `tls.crt` and `tls.key` of a folder, which may change at any time.
     ///
     /// # Errors
-    /// Where the load generator was not built.
-    pub fn start(addresses: &[String], files: &Path) -> Outcome<Load> {
+    /// Where the load generator was not built, or a node's name stays unknown.
+    pub async fn start(addresses: &[String], files: &Path) -> Outcome<Load> {
+        known(addresses).await?;
         let mut command = command(addresses)?;
         command.args(["--rate", RATE, "--keys=500"]);
         for (option, file) in [("--tls-ca", "ca.crt"), ("--tls-cert", "tls.crt"), ("--tls-key", "tls.key")] {
@@ -66,8 +70,9 @@ impl Load {
     /// Starts on these nodes, in the clear, with more options.
     ///
     /// # Errors
-    /// Where the load generator was not built.
-    pub fn plain(addresses: &[String], options: &[&str]) -> Outcome<Load> {
+    /// Where the load generator was not built, or a node's name stays unknown.
+    pub async fn plain(addresses: &[String], options: &[&str]) -> Outcome<Load> {
+        known(addresses).await?;
         Ok(Load(command(addresses)?.args(options).spawn()?))
     }
 
@@ -82,6 +87,19 @@ impl Load {
         let (text, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         serde_json::from_str(&text).map_err(|_| Failure::new(format!("the load generator failed: {text}\n{error}")))
     }
+}
+
+/// Waits until the cluster's DNS knows all names: it learns of a pod a moment after that is ready.
+async fn known(addresses: &[String]) -> Outcome {
+    until("the nodes' names to be known", NOTICED, || async {
+        for address in addresses {
+            let found = lookup_host(address.as_str()).await.map(|mut addresses| addresses.next());
+            let first = found.map_err(|error| Failure::new(format!("{address}: {error}")))?;
+            ensure!(first.is_some(), "{address} has no address");
+        }
+        Ok(())
+    })
+    .await
 }
 
 fn command(addresses: &[String]) -> Outcome<Command> {
@@ -102,6 +120,16 @@ impl Counted {
     pub fn assert_only_reconnected(&self) {
         assert!(self.requests > 0, "nothing was tried: {self:?}");
         assert_eq!(self.refused + self.errors.wrong_replies, 0, "requests failed: {self:?}");
+    }
+
+    /// As [`Counted::assert_only_reconnected`], and panics where anything went wrong with a pod that is none of these.
+    pub fn assert_only_reconnected_to(&self, replaced: &[&str]) {
+        self.assert_only_reconnected();
+        // Each begins with the name of the server.
+        let texts = self.errors.texts.as_object().into_iter().flatten();
+        let of_others: Vec<_> =
+            texts.filter(|(text, _)| !replaced.iter().any(|pod| text.starts_with(&format!("{pod}.")))).collect();
+        assert!(of_others.is_empty(), "only {replaced:?} were replaced: {of_others:?}");
     }
 
     /// Panics where a handshake or a request failed, or nothing was tried.

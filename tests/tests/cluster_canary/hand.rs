@@ -17,7 +17,7 @@ fn a_pause_is_promoted_and_an_abort_goes_back_and_a_retry_begins_again() -> Outc
     scenario("canary-hand", 1, async |s, _| {
         s.declare("demo", paused_after_one()).await?;
         s.settled("demo").await?;
-        let load = load(s, 3)?;
+        let load = load(s, 3).await?;
         let stable = s.reaches("Stable").await?.revision;
         s.change("demo", identical(1)).await?;
         let paused = s.reaches("Paused").await?;
@@ -47,7 +47,7 @@ fn a_rollout_is_superseded_and_reverted_midway() -> Outcome {
     scenario("canary-midway", 1, async |s, _| {
         s.declare("demo", paused_after_one()).await?;
         let before = s.settled("demo").await?;
-        let load = load(s, 3)?;
+        let load = load(s, 3).await?;
         let stable = s.reaches("Stable").await?.revision;
         s.change("demo", identical(1)).await?;
         let first = s.reaches("Paused").await?;
@@ -79,7 +79,7 @@ fn scaling_waits_for_the_end_of_a_rollout_and_paused_freezes_both() -> Outcome {
         s.declare("demo", paused_after_one()).await?;
         s.settled("demo").await?;
         let stable = s.reaches("Stable").await?.revision;
-        let load = load(s, 3)?;
+        let load = load(s, 3).await?;
         s.change("demo", identical(1)).await?;
         let paused = s.reaches("Paused").await?;
         // As an autoscaler does, over and over.

@@ -27,7 +27,7 @@ fn an_operator_killed_in_each_phase_goes_on() -> Outcome {
         spec["rollout"]["steps"].as_array_mut().into_iter().for_each(|steps| steps.push(pause.clone()));
         s.declare("demo", spec).await?;
         s.settled("demo").await?;
-        let load = load(s, 3)?;
+        let load = load(s, 3).await?;
         let stable = s.reaches("Stable").await?.revision;
         kill(s, operator).await?;
         s.change("demo", identical(1)).await?;
@@ -64,7 +64,7 @@ fn a_host_that_is_drained_in_an_analysis_changes_nothing() -> Outcome {
         let label = json!({"podTemplate": {"labels": {"drained-with": s.namespace}}});
         s.declare("demo", with(by_canary(3), label)).await?;
         let before = s.settled("demo").await?;
-        let load = load(s, 3)?;
+        let load = load(s, 3).await?;
         let stable = s.reaches("Stable").await?.revision;
         s.change("demo", identical(1)).await?;
         s.reaches("Analysing").await?;
@@ -94,7 +94,7 @@ fn a_canary_that_is_evicted_in_an_analysis_is_cold_and_looked_at_anew() -> Outco
     scenario("canary-evict", 1, async |s, _| {
         s.declare("demo", by_canary(3)).await?;
         s.settled("demo").await?;
-        let load = load(s, 3)?;
+        let load = load(s, 3).await?;
         let stable = s.reaches("Stable").await?.revision;
         s.change("demo", identical(1)).await?;
         until("a look to be taken", ROLLOUT, || async {
@@ -116,7 +116,7 @@ fn a_stateful_set_deleted_in_a_rollout_comes_back_stable_first() -> Outcome {
         let steps = json!([{"type": "SetPods", "pods": 1}, {"type": "Pause"}]);
         s.declare("demo", with(by_canary(3), json!({"rollout": {"steps": steps}}))).await?;
         let before = s.settled("demo").await?;
-        let load = load(s, 3)?;
+        let load = load(s, 3).await?;
         let stable = s.reaches("Stable").await?.revision;
         s.change("demo", identical(1)).await?;
         let paused = s.reaches("Paused").await?;

@@ -52,7 +52,7 @@ fn cert_managers_certificates_and_its_ca_are_renewed_and_nobody_notices() -> Out
         let nodes = declared(s, with(secured(3, &["web"]), json!({"tls": tls}))).await?;
         let addresses = s.addresses("demo", 3);
         let application = Application::start(s, "cache-web", &addresses).await?;
-        let load = Load::start(&addresses, &application.files())?;
+        let load = Load::start(&addresses, &application.files()).await?;
 
         let before = serials(s).await?;
         ask(s, "leaf@1").await?;

@@ -20,7 +20,7 @@ fn leaves_renew_and_the_ca_rotates_twice_and_nobody_notices() -> Outcome {
         let nodes = declared(s, secured(3, &["web"])).await?;
         let addresses = s.addresses("demo", 3);
         let application = Application::start(s, "cache-web", &addresses).await?;
-        let load = Load::start(&addresses, &application.files())?;
+        let load = Load::start(&addresses, &application.files()).await?;
 
         renewed(s, &serials(s).await?).await?;
         let (_, oldest) = phase(s).await?;

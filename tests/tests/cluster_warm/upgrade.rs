@@ -41,7 +41,7 @@ fn an_upgrade_loses_no_item() -> Outcome {
         let addresses = s.addresses("demo", 3);
         s.set_keys(KEYS, &addresses).await?;
         let watch = Readiness::watch(s, "demo").await;
-        let load = Load::plain(&addresses, &["--rate", "200", "--keys", "500"])?;
+        let load = Load::plain(&addresses, &["--rate", "200", "--keys", "500"]).await?;
         upgrade(s, &format!("{VERSION}-inplace")).await?;
         let after = s.settled("demo").await?;
         let counted = load.stop().await?;
@@ -76,7 +76,7 @@ fn an_upgrade_goes_back_half_way_and_loses_no_item() -> Outcome {
         let before = s.settled("demo").await?;
         let addresses = s.addresses("demo", 3);
         s.set_keys(FEWER_KEYS, &addresses).await?;
-        let load = Load::plain(&addresses, &["--rate", "200", "--keys", "500"])?;
+        let load = Load::plain(&addresses, &["--rate", "200", "--keys", "500"]).await?;
         upgrade(s, &format!("{VERSION}-halfway")).await?;
         until("one node to have changed", SERVING, || async {
             let nodes = s.nodes("demo").await?;
