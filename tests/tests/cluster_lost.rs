@@ -1,5 +1,6 @@
 //! A host that is lost with the volume of a node on it. It would disturb scenarios that run beside it, so it is a program of its own.
 
+use serde_json::json;
 use tests::bed::{Tool, run, run_blocking};
 use tests::cluster::{small, with};
 use tests::disks::{Disks, hosts};
@@ -29,11 +30,18 @@ impl Drop for Lost {
 
 const KEYS: u32 = 200;
 
+/// No host has two nodes, as it may where they are only spread as far as possible: one volume is lost then.
+fn one_a_host() -> serde_json::Value {
+    let of_demo = json!({"matchLabels": {"app.kubernetes.io/instance": "demo"}});
+    json!({"podTemplate": {"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "DoNotSchedule", "labelSelector": of_demo}]}})
+}
+
 #[test]
 fn a_volume_that_is_lost_with_its_host_is_replaced_when_someone_says_so() -> Outcome {
     scenario("lost", 1, async |s, operator| {
         let disks = Disks::offer(s, &hosts(s).await?, 2).await?;
-        s.declare("demo", with(small(3), disks.storage())).await?;
+        s.declare("demo", with(with(small(3), disks.storage()), one_a_host())).await?;
         let before = s.settled("demo").await?;
         let addresses = s.addresses("demo", 3);
         s.set_keys(KEYS, &addresses).await?;
