@@ -153,10 +153,7 @@ mod tests {
     use proptest::prelude::{Just, ProptestConfig, Strategy, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
     use super::NEAR;
-    use crate::{
-        Cache, Deadline, Durability, Eviction, FORMATS, OnMismatch, Recovery, RecoveryProgress, Settings,
-        VolumeSettings,
-    };
+    use crate::{Cache, Deadline, Durability, Eviction, Recovery, RecoveryProgress, Settings, VolumeSettings};
 
     const START: u64 = 1_800_000_000;
     /// Few segments, so that they are compacted and used again, and room enough that nothing has to go.
@@ -187,16 +184,8 @@ mod tests {
 
         fn open(&self, now: u64, boot: u8) -> (Cache, Recovery) {
             let settings = Settings { budget: BUDGET, max_item_size: 2048, eviction: Eviction::None, seed: 3 };
-            let volume = VolumeSettings {
-                directory: self.0.clone(),
-                capacity: None,
-                durability: Durability::Always,
-                format: *FORMATS.end(),
-                max_absence: None,
-                on_mismatch: OnMismatch::StartCold,
-                boot: [boot; 16],
-                oom_kills: 0,
-            };
+            let volume =
+                VolumeSettings { durability: Durability::Always, ..VolumeSettings::new(self.0.clone(), [boot; 16]) };
             Cache::open(settings, &volume, now, &RecoveryProgress::default()).unwrap()
         }
     }

@@ -12,7 +12,7 @@ use crate::index::Index;
 use crate::recovery::{RecoveryProgress, Tally, shrink};
 use crate::segment::Segments;
 use crate::settings::{Geometry, Placement};
-use crate::superblock::{NoSuperblock, OLDEST_WRITTEN, Superblock, VERSION};
+use crate::superblock::{FORMATS, NoSuperblock, OLDEST_WRITTEN, Superblock, VERSION};
 use crate::volume::Region;
 use crate::{Settings, SettingsError};
 
@@ -42,6 +42,24 @@ pub struct VolumeSettings {
     pub boot: [u8; 16],
     /// Processes that the system has killed for want of memory since it was started.
     pub oom_kills: u64,
+}
+
+impl VolumeSettings {
+    /// A volume in `directory`, on a machine that has been running since `boot`: the items share the budget with their index,
+    /// outlive the process and no more, in the newest format; how long it was away and how its owners ended is no matter.
+    #[must_use]
+    pub fn new(directory: PathBuf, boot: [u8; 16]) -> VolumeSettings {
+        VolumeSettings {
+            directory,
+            capacity: None,
+            durability: Durability::default(),
+            format: *FORMATS.end(),
+            max_absence: None,
+            on_mismatch: OnMismatch::default(),
+            boot,
+            oom_kills: 0,
+        }
+    }
 }
 
 /// What happens where a volume cannot be read: it is not one, or is damaged, or of another version.
@@ -214,7 +232,7 @@ impl Cache {
         now: u64,
         progress: &RecoveryProgress,
     ) -> Result<(Cache, Recovery), OpenError> {
-        if !crate::FORMATS.contains(&volume.format) {
+        if !FORMATS.contains(&volume.format) {
             return Err(OpenError::Format { asked: volume.format });
         }
         let mut files = Files::lock(&volume.directory)?;

@@ -6,9 +6,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use segcache::{
-    Cache, Deadline, Durability, Eviction, FORMATS, OnMismatch, RecoveryProgress, Settings, VolumeSettings,
-};
+use segcache::{Cache, Deadline, Eviction, RecoveryProgress, Settings, VolumeSettings};
 
 const START: u64 = 1_800_000_000;
 /// Small, so that most of the volume holds something.
@@ -24,16 +22,7 @@ impl Place {
 
     fn open(&self) -> Cache {
         let settings = Settings { budget: BUDGET, max_item_size: 1024, eviction: Eviction::Merge, seed: 5 };
-        let volume = VolumeSettings {
-            directory: self.0.clone(),
-            capacity: None,
-            durability: Durability::None,
-            format: *FORMATS.end(),
-            max_absence: None,
-            on_mismatch: OnMismatch::StartCold,
-            boot: [1; 16],
-            oom_kills: 0,
-        };
+        let volume = VolumeSettings::new(self.0.clone(), [1; 16]);
         Cache::open(settings, &volume, START, &RecoveryProgress::default()).unwrap().0
     }
 

@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use segcache::{Cache, Deadline, Durability, Eviction, OnMismatch, RecoveryProgress, Settings, VolumeSettings};
+use segcache::{Cache, Deadline, Eviction, OnMismatch, RecoveryProgress, Settings, VolumeSettings};
 
 const NOW: u64 = 1_800_000_000;
 const LATER: Deadline = Deadline::At(NOW + 3600);
@@ -24,15 +24,10 @@ impl Place {
     fn open(&self) -> Cache {
         let settings = Settings { budget: 1 << 20, max_item_size: 1024, eviction: Eviction::Merge, seed: 11 };
         let volume = VolumeSettings {
-            directory: self.0.clone(),
             // Whatever the budget has to pay for besides, so many segments there are.
             capacity: Some(1 << 20),
-            durability: Durability::None,
-            format: *segcache::FORMATS.end(),
-            max_absence: None,
             on_mismatch: OnMismatch::Refuse,
-            boot: [1; 16],
-            oom_kills: 0,
+            ..VolumeSettings::new(self.0.clone(), [1; 16])
         };
         Cache::open(settings, &volume, NOW, &RecoveryProgress::default()).unwrap().0
     }

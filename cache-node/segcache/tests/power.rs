@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use proptest::prelude::{Just, ProptestConfig, Strategy, prop_assert, prop_oneof, proptest};
-use segcache::{
-    Cache, Cold, Deadline, Durability, Eviction, OnMismatch, Recovery, RecoveryProgress, Settings, VolumeSettings,
-};
+use segcache::{Cache, Cold, Deadline, Durability, Eviction, Recovery, RecoveryProgress, Settings, VolumeSettings};
 
 const START: u64 = 1_800_000_000;
 /// Few segments, so that they are merged and used again.
@@ -39,16 +37,8 @@ impl Place {
 
     fn open(&self, now: u64, boot: u8) -> (Cache, Recovery) {
         let settings = Settings { budget: BUDGET, max_item_size: 2048, eviction: Eviction::Merge, seed: 3 };
-        let volume = VolumeSettings {
-            directory: self.0.clone(),
-            capacity: None,
-            durability: Durability::Interval,
-            format: *segcache::FORMATS.end(),
-            max_absence: None,
-            on_mismatch: OnMismatch::StartCold,
-            boot: [boot; 16],
-            oom_kills: 0,
-        };
+        let volume =
+            VolumeSettings { durability: Durability::Interval, ..VolumeSettings::new(self.0.clone(), [boot; 16]) };
         Cache::open(settings, &volume, now, &RecoveryProgress::default()).unwrap()
     }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assert_eq, proptest};
 use segcache::{
-    Cache, Cold, Deadline, Durability, Eviction, Medium, OnMismatch, OpenError, Recovery, RecoveryProgress, Settings,
+    Cache, Cold, Deadline, Eviction, Medium, OnMismatch, OpenError, Recovery, RecoveryProgress, Settings,
     VolumeSettings,
 };
 
@@ -30,16 +30,7 @@ impl Place {
     }
 
     fn settings(&self) -> VolumeSettings {
-        VolumeSettings {
-            directory: self.directory.clone(),
-            capacity: None,
-            durability: Durability::None,
-            format: *segcache::FORMATS.end(),
-            max_absence: None,
-            on_mismatch: OnMismatch::StartCold,
-            boot: [1; 16],
-            oom_kills: 0,
-        }
+        VolumeSettings::new(self.directory.clone(), [1; 16])
     }
 
     fn volume(&self) -> PathBuf {

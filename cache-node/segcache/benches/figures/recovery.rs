@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use segcache::{Cache, Deadline, Durability, Eviction, OnMismatch, RecoveryProgress, Settings, VolumeSettings};
+use segcache::{Cache, Deadline, Eviction, OnMismatch, RecoveryProgress, Settings, VolumeSettings};
 
 use crate::{NOW, key};
 
@@ -43,16 +43,7 @@ impl Volume {
     fn new() -> Volume {
         let directory = Path::new("/dev/shm").join(format!("gannet-figures-{}", std::process::id()));
         Volume {
-            settings: VolumeSettings {
-                directory,
-                capacity: None,
-                durability: Durability::None,
-                format: *segcache::FORMATS.end(),
-                max_absence: None,
-                on_mismatch: OnMismatch::Refuse,
-                boot: [1; 16],
-                oom_kills: 0,
-            },
+            settings: VolumeSettings { on_mismatch: OnMismatch::Refuse, ..VolumeSettings::new(directory, [1; 16]) },
         }
     }
 

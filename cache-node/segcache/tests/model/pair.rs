@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use segcache::{
-    ArithmeticError, Cache, Deadline, Durability, Eviction, Mode, NewItem, OnMismatch, Outcome, RecoveryProgress,
-    Settings, StoreError, VolumeSettings,
+    ArithmeticError, Cache, Deadline, Eviction, Mode, NewItem, OnMismatch, Outcome, RecoveryProgress, Settings,
+    StoreError, VolumeSettings,
 };
 
 use crate::operation::{Kind, Operation};
@@ -164,16 +164,9 @@ impl Pair {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let settings = Settings { budget, max_item_size: LARGEST, eviction, seed };
         let name = format!("gannet-model-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let volume = Volume(VolumeSettings {
-            directory: std::path::Path::new("/dev/shm").join(name),
-            capacity: None,
-            durability: Durability::None,
-            format: *segcache::FORMATS.end(),
-            max_absence: None,
-            on_mismatch: OnMismatch::Refuse,
-            boot: [1; 16],
-            oom_kills: 0,
-        });
+        let directory = std::path::Path::new("/dev/shm").join(name);
+        let volume =
+            Volume(VolumeSettings { on_mismatch: OnMismatch::Refuse, ..VolumeSettings::new(directory, [1; 16]) });
         let cache = open(&settings, &volume, START);
         Pair::of(cache, settings, Some(volume))
     }
