@@ -486,7 +486,7 @@ pub(crate) mod tests {
     use k8s_openapi::api::core::v1::Pod;
     use serde_json::{Value, json};
 
-    use super::{Mounts, NodePod};
+    use super::NodePod;
 
     pub(crate) fn pod(ordinal: i32, revision: &str, ready: bool) -> NodePod {
         NodePod {
@@ -496,18 +496,8 @@ pub(crate) mod tests {
             resource_version: "1".to_owned(),
             revision: revision.to_owned(),
             ready,
-            terminating: false,
             host: "host".to_owned(),
-            since: None,
-            trouble: String::new(),
-            fault: None,
-            restarts: 0,
             image: "sha256:1".to_owned(),
-            address: None,
-            mounts: Mounts::default(),
-            touched: 0,
-            report: None,
-            served: None,
             ..NodePod::default()
         }
     }
